@@ -1,0 +1,16 @@
+# uv, into .venv. Where the machine has none, pip first installs the one that requirements-dev.txt names.
+BIN := .venv/bin
+UV := $(or $(shell command -v uv),$(BIN)/uv)
+
+.PHONY: install
+install: .venv/installed ## Install what requirements-dev.txt names into .venv
+.venv/installed: requirements-dev.txt
+ifeq ($(UV),$(BIN)/uv)
+	@[ -n '$(PYTHON)' ] || { echo 'make: needs uv, or Python 3.12 or newer' >&2; exit 1; }
+	[ -x $(BIN)/python ] || $(PYTHON) -m venv .venv
+	sed -n '/^uv==/,/# via/p' $< | $(BIN)/python -m pip install --quiet --require-hashes --requirement /dev/stdin
+else
+	[ -x $(BIN)/python ] || $(UV) venv --quiet --python '$(or $(PYTHON),3.12)' .venv
+endif
+	$(UV) pip sync --quiet --require-hashes --compile-bytecode --python $(BIN)/python $<
+	@touch $@

@@ -1,0 +1,193 @@
+"""Connections and transactions that behave alike on SQLite and PostgreSQL."""
+
+import asyncio
+import logging
+import re
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import event, text
+from sqlalchemy.engine import URL, Connection, make_url
+from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
+
+from app.errors import DatabaseUnavailable
+
+CONNECT_TIMEOUT = 10.0
+"""Seconds for a new connection to PostgreSQL."""
+LOCK_TIMEOUT = 15.0
+"""Seconds that a writer waits for SQLite's lock, which another process may hold."""
+PING_TIMEOUT = 2.0
+"""Seconds within which a ready database answers."""
+
+# Hosted databases put these into their URLs; libpq or an ORM reads them, asyncpg would send them to the server.
+_NOT_FOR_ASYNCPG = {"pgbouncer", "channel_binding"}
+
+
+_MISSING_SCHEMA = re.compile(r"no such (table|column)|(relation|column) .* does not exist")
+
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def explain_failures() -> Iterator[None]:
+    """Turn whatever the drivers raise when the database itself is at fault into `DatabaseUnavailable`.
+
+    A violated constraint or a value that does not fit is the caller's fault and passes through.
+    """
+    try:
+        yield
+    except (IntegrityError, DataError):
+        raise
+    except (DBAPIError, PoolTimeoutError, OSError) as error:
+        cause: BaseException | None = error.orig if isinstance(error, DBAPIError) else error
+        if isinstance(cause, OSError):
+            reason = cause.strerror or "no connection in time"
+        elif _MISSING_SCHEMA.search(str(cause)):
+            reason = "the schema is missing or old: run the migrations"
+        else:
+            reason = str(cause).partition("\n")[0].removeprefix(f"{type(getattr(cause, '__cause__', None))}: ")
+        logger.warning("database unavailable: %s", reason)
+        raise DatabaseUnavailable(reason) from error
+
+
+def is_sqlite(url: str) -> bool:
+    return url.startswith("sqlite")
+
+
+def parse_url(url: str) -> URL:
+    """Accept the URLs that people have: `postgres://` and libpq's parameters as well as SQLAlchemy's own.
+
+    Raises:
+        ValueError: the text is no URL of a supported database.
+    """
+    hint = "use sqlite:///path/to/file.db or postgresql://user:password@host:5432/name"
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):
+        raise ValueError(f"is not a database URL: {hint}") from None
+    kind = parsed.drivername.partition("+")[0]
+    if kind in ("postgresql", "postgres"):
+        return parsed.set(drivername="postgresql+asyncpg")
+    if kind != "sqlite":
+        raise ValueError(f"{parsed.drivername!r} is not supported: {hint}")
+    if parsed.database in (None, "", ":memory:"):
+        raise ValueError("must name a file, because several processes share it: sqlite:///path/to/file.db")
+    return parsed.set(drivername="sqlite+aiosqlite")
+
+
+def create_engine(url: str, *, pool_size: int = 5, through_pooler: bool = False) -> AsyncEngine:
+    """An engine for `parse_url(url)`; it connects when first used.
+
+    With `through_pooler` no prepared statement outlives its transaction, as PgBouncer's transaction mode needs.
+    """
+    parsed = parse_url(url)
+    options: dict[str, Any] = {"pool_size": pool_size, "max_overflow": 0}
+    if parsed.get_backend_name() == "sqlite":
+        with explain_failures():
+            Path(str(parsed.database)).parent.mkdir(parents=True, exist_ok=True)
+        engine = create_async_engine(parsed, **options)
+        _prepare_sqlite(engine)
+        return engine
+
+    import asyncpg
+
+    query = {name: value for name, value in parsed.query.items() if name not in _NOT_FOR_ASYNCPG}
+    dsn = parsed.set(drivername="postgresql", query=query).render_as_string(hide_password=False)
+    cache: dict[str, Any] = {}
+    if through_pooler:
+        # Unnamed statements only: they end with their transaction, and with them the pooler's hold on a connection.
+        cache = {"statement_cache_size": 0}
+        options["connect_args"] = {"prepared_statement_cache_size": 0, "prepared_statement_name_func": str}
+
+    async def connect() -> Any:
+        return await asyncpg.connect(dsn, timeout=CONNECT_TIMEOUT, **cache)
+
+    return create_async_engine("postgresql+asyncpg://", async_creator=connect, pool_recycle=1800, **options)
+
+
+def _prepare_sqlite(engine: AsyncEngine) -> None:
+    """WAL for readers beside a writer, fsync at each commit, and a write lock taken before the first read.
+
+    SQLAlchemy's default begins a transaction at its first write: two processes that read, then write, lose updates.
+    """
+
+    @event.listens_for(engine.sync_engine, "connect")
+    def configure(connection: Any, _record: object) -> None:
+        connection.isolation_level = None  # the driver sends no BEGIN of its own
+        cursor = connection.cursor()
+        for pragma in (
+            f"busy_timeout = {LOCK_TIMEOUT * 1000:.0f}",
+            "journal_mode = WAL",
+            "synchronous = FULL",
+            "foreign_keys = ON",
+        ):
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+    @event.listens_for(engine.sync_engine, "begin")
+    def begin(connection: Connection) -> None:
+        if not connection.get_execution_options().get("reads_only"):
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+class Database:
+    """A pool of connections, entered through `read()` and `write()`."""
+
+    def __init__(self, url: str, *, pool_size: int = 10, through_pooler: bool = False) -> None:
+        sqlite = is_sqlite(url)
+        # SQLite's one writer has a connection of its own beside the readers'.
+        self.engine = create_engine(url, pool_size=pool_size + sqlite, through_pooler=through_pooler)
+        # A query is one statement, not BEGIN, SELECT, ROLLBACK; but a pooler keeps a connection only for a transaction.
+        if sqlite:
+            reader = self.engine.execution_options(reads_only=True)
+        elif through_pooler:
+            reader = self.engine
+        else:
+            reader = self.engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._reader = async_sessionmaker(reader, expire_on_commit=False)
+        self._writer = async_sessionmaker(self.engine, expire_on_commit=False)
+        # First come, first served: SQLAlchemy's own queue lets newcomers overtake, which ruins the slowest requests.
+        self._turn = asyncio.Semaphore(pool_size)
+        # SQLite has one writer at a time: waiting here is fair, waiting for the file lock is polling.
+        self._write_turn = asyncio.Semaphore(1) if sqlite else self._turn
+
+    @asynccontextmanager
+    async def read(self) -> AsyncIterator[AsyncSession]:
+        """A session for queries.
+
+        Raises:
+            DatabaseUnavailable: the database cannot be reached or read.
+        """
+        with explain_failures():
+            async with self._turn, self._reader() as session:
+                yield session
+
+    @asynccontextmanager
+    async def write(self) -> AsyncIterator[AsyncSession]:
+        """A session in a transaction that commits at the end of the block, and rolls back when it raises.
+
+        Raises:
+            DatabaseUnavailable: the database cannot be reached or written.
+        """
+        with explain_failures():
+            async with self._write_turn, self._writer() as session, session.begin():
+                yield session
+
+    async def ping(self) -> None:
+        """Check that the database answers and that migrations have run.
+
+        Raises:
+            DatabaseUnavailable: it does not, or not within `PING_TIMEOUT` seconds.
+        """
+        try:
+            async with asyncio.timeout(PING_TIMEOUT), self.read() as session:
+                await session.execute(text("SELECT version_num FROM alembic_version"))
+        except TimeoutError:
+            raise DatabaseUnavailable(f"no answer within {PING_TIMEOUT:.0f} s") from None
+
+    async def close(self) -> None:
+        await self.engine.dispose()

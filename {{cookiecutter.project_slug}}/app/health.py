@@ -1,0 +1,42 @@
+"""Probes for orchestrators and monitoring; none needs a key."""
+
+import asyncio
+from typing import Literal
+
+from fastapi import APIRouter, Request, Response
+from pydantic import BaseModel
+
+from app import metrics
+from app.database import Database
+
+router = APIRouter(tags=["probes"])
+
+
+class Health(BaseModel):
+    status: Literal["healthy"] = "healthy"
+
+
+@router.get("/live")
+async def live() -> Health:
+    """The process runs. Restart it if this fails."""
+    return Health()
+
+
+@router.get("/health")
+async def health() -> Health:
+    """The service answers. Asks nothing of the database, so a database outage restarts nobody."""
+    return Health()
+
+
+@router.get("/ready")
+async def ready(request: Request) -> Health:
+    """The service can work: the database answers and is migrated. Send no requests here while this fails."""
+    database: Database = request.app.state.database
+    await database.ping()
+    return Health()
+
+
+@router.get("/metrics", response_class=Response)
+async def prometheus_metrics() -> Response:
+    """Request counts, durations and errors of all workers, for Prometheus."""
+    return Response(await asyncio.to_thread(metrics.render), media_type="text/plain; version=0.0.4; charset=utf-8")

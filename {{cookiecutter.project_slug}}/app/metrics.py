@@ -1,0 +1,24 @@
+"""Prometheus metrics, right under several workers: each writes to files, and any of them sums up those of all."""
+
+import os
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+
+REQUESTS = Counter("http_requests", "HTTP requests answered", ["door", "method", "route", "status"])
+DURATION = Histogram(
+    "http_request_duration_seconds",
+    "Time from the request's arrival to the end of its answer",
+    ["door", "method", "route"],
+    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
+)
+IN_PROGRESS = Gauge("http_requests_in_progress", "HTTP requests being answered", ["door"], multiprocess_mode="livesum")
+
+
+def render() -> bytes:
+    """The metrics of all workers in Prometheus's text format."""
+    if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+        return generate_latest()  # one process, such as a test or a debugger
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    return generate_latest(registry)

@@ -1,0 +1,98 @@
+"""The REST door: thin routes that call `app.tasks` and `app.auth`."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Request, Response
+
+from app.auth import ApiKeys
+from app.models import Status
+from app.schemas import (
+    ApiKeyCreate,
+    ApiKeyId,
+    ApiKeyIssued,
+    ApiKeyRead,
+    Cursor,
+    PageSize,
+    TaskCreate,
+    TaskId,
+    TaskPage,
+    TaskRead,
+    TaskUpdate,
+)
+from app.tasks import Tasks
+
+
+async def get_tasks(request: Request) -> Tasks:
+    return request.app.state.tasks  # type: ignore[no-any-return]
+
+
+async def get_api_keys(request: Request) -> ApiKeys:
+    return request.app.state.api_keys  # type: ignore[no-any-return]
+
+
+TasksDep = Annotated[Tasks, Depends(get_tasks)]
+ApiKeysDep = Annotated[ApiKeys, Depends(get_api_keys)]
+
+tasks_router = APIRouter(prefix="/tasks", tags=["tasks"])
+admin_router = APIRouter(prefix="/admin/api-keys", tags=["admin"])
+
+
+@tasks_router.post("", status_code=201)
+async def create_task(data: TaskCreate, tasks: TasksDep, response: Response) -> TaskRead:
+    task = await tasks.create(data)
+    response.headers["Location"] = f"/tasks/{task.id}"
+    return task
+
+
+@tasks_router.get("")
+async def list_tasks(
+    tasks: TasksDep, status: Status | None = None, limit: PageSize = 50, cursor: Cursor | None = None
+) -> TaskPage:
+    """Newest first. Read on with `cursor` set to the page's `next_cursor` until that is null."""
+    return await tasks.list(status=status, limit=limit, cursor=cursor)
+
+
+@tasks_router.get("/{task_id}")
+async def get_task(task_id: TaskId, tasks: TasksDep) -> TaskRead:
+    return await tasks.get(task_id)
+
+
+@tasks_router.patch("/{task_id}")
+async def update_task(task_id: TaskId, data: TaskUpdate, tasks: TasksDep) -> TaskRead:
+    """Change the fields that are sent and no others; null empties `description` or `due_date`."""
+    return await tasks.update(task_id, data)
+
+
+@tasks_router.post("/{task_id}/complete")
+async def complete_task(task_id: TaskId, tasks: TasksDep) -> TaskRead:
+    return await tasks.complete(task_id)
+
+
+@tasks_router.delete("/{task_id}", status_code=204)
+async def delete_task(task_id: TaskId, tasks: TasksDep) -> None:
+    await tasks.delete(task_id)
+
+
+@admin_router.post("", status_code=201, responses={409: {"description": "The name is taken"}})
+async def issue_api_key(data: ApiKeyCreate, api_keys: ApiKeysDep, response: Response) -> ApiKeyIssued:
+    """Issue a service key. The answer is the only place where it can be read."""
+    issued = await api_keys.issue(data)
+    response.headers["Location"] = f"/admin/api-keys/{issued.id}"
+    return issued
+
+
+@admin_router.get("")
+async def list_api_keys(api_keys: ApiKeysDep) -> list[ApiKeyRead]:
+    """All keys, newest first, the revoked ones too."""
+    return await api_keys.list()
+
+
+@admin_router.get("/{key_id}")
+async def get_api_key(key_id: ApiKeyId, api_keys: ApiKeysDep) -> ApiKeyRead:
+    return await api_keys.get(key_id)
+
+
+@admin_router.delete("/{key_id}", status_code=204)
+async def revoke_api_key(key_id: ApiKeyId, api_keys: ApiKeysDep) -> None:
+    """Revoke a key. Within five seconds it stops working everywhere."""
+    await api_keys.revoke(key_id)

@@ -1,0 +1,79 @@
+"""How gunicorn serves `app.main:create_app()`: both ports, the settings of `app.settings`, JSON logs."""
+
+import os
+import shutil
+import signal
+import tempfile
+from pathlib import Path
+from types import FrameType
+from typing import Any, ClassVar
+
+# prometheus_client reads this when it is first imported, and with preload that is soon.
+metrics_folder = Path(os.environ.get("PROMETHEUS_MULTIPROC_DIR") or tempfile.mkdtemp(prefix="metrics-"))
+os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(metrics_folder)
+
+from gunicorn.arbiter import Arbiter  # noqa: E402
+from uvicorn_worker import UvicornWorker  # noqa: E402
+
+from app.logs import log_config  # noqa: E402
+from app.migrate import migrate  # noqa: E402
+from app.settings import load_settings  # noqa: E402
+
+settings = load_settings()
+
+
+class Worker(UvicornWorker):  # type: ignore[misc]
+    CONFIG_KWARGS: ClassVar = {
+        **UvicornWorker.CONFIG_KWARGS,
+        "access_log": False,
+        "lifespan": "on",
+        "server_header": False,
+        "timeout_graceful_shutdown": 8,  # seconds; then a request gets 503, before gunicorn's 10 cut it off
+        "ws": "none",
+    }
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # The worker's sign of life, each second: at half of `timeout`, a hung one could be killed twice as early.
+        self.config.timeout_notify = 1
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """On SIGQUIT, which is what the master makes of SIGINT, finish the requests in flight."""
+        os.kill(self.pid, signal.SIGTERM)
+
+
+wsgi_app = "app.main:create_app()"
+bind = [f"{settings.host}:{settings.port}", f"{settings.host}:{settings.mcp_port}"]
+worker_class = Worker
+workers = settings.web_concurrency
+timeout = 30
+graceful_timeout = 10
+keepalive = 75  # longer than the idle time-out of common load balancers, which would else meet closed connections
+worker_tmp_dir = "/dev/shm" if Path("/dev/shm").is_dir() else None  # signs of life must not wait for a disk
+control_socket_disable = True  # it would be written to $HOME, which may be read-only
+logconfig_dict = log_config(settings.log_level)
+reload = settings.reload
+preload_app = not reload  # halves the memory of the workers; a fault in the code then ends the master, not each worker
+
+
+def on_starting(server: Arbiter) -> None:
+    metrics_folder.mkdir(parents=True, exist_ok=True)
+    for left_over in metrics_folder.glob("*.db"):
+        left_over.unlink()
+    if settings.migrates_on_start:
+        migrate(settings)
+
+
+def worker_int(worker: Worker) -> None:
+    """Called when the reloader saw a change: the worker must end to be replaced."""
+    os.kill(worker.pid, signal.SIGTERM)
+
+
+def child_exit(server: Arbiter, worker: Worker) -> None:
+    from prometheus_client.multiprocess import mark_process_dead
+
+    mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]
+
+
+def on_exit(server: Arbiter) -> None:
+    shutil.rmtree(metrics_folder, ignore_errors=True)

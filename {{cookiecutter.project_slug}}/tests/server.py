@@ -1,0 +1,113 @@
+"""The service as production runs it: gunicorn with two workers, in processes of its own."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Self
+
+import httpx2
+
+from app.settings import ROOT
+
+ADMIN_KEY = "admin-key-for-tests-0123456789abcdef"
+START_TIMEOUT = 30.0
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def wait_until(condition: Callable[[], object], *, timeout: float, what: str) -> float:
+    """Wait for `condition` to hold and return how many seconds that took."""
+    started = time.monotonic()
+    while not condition():
+        if time.monotonic() - started > timeout:
+            raise AssertionError(f"{what}: not within {timeout:g} s")
+        time.sleep(0.05)
+    return time.monotonic() - started
+
+
+class Server:
+    """A context manager; `app` is what gunicorn is told to load, `settings` are environment variables."""
+
+    def __init__(self, folder: Path, *, app: str = "app.main:create_app()", **settings: str) -> None:
+        self.port = free_port()
+        self.mcp_port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.mcp_url = f"http://127.0.0.1:{self.mcp_port}/mcp"
+        self.log_file = folder / f"server-{self.port}.log"
+        self._app = app
+        self._environment = {
+            **{name: value for name, value in os.environ.items() if name != "PROMETHEUS_MULTIPROC_DIR"},
+            "ADMIN_API_KEY": ADMIN_KEY,
+            "HOST": "127.0.0.1",
+            "PORT": str(self.port),
+            "MCP_PORT": str(self.mcp_port),
+            **settings,
+        }
+
+    def __enter__(self) -> Self:
+        self.start()
+        wait_until(self._healthy, timeout=START_TIMEOUT, what=f"the service starts: {self.log_file.read_text()}")
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        for pid in self.workers():
+            os.kill(pid, signal.SIGKILL)
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "gunicorn", self._app]
+        with self.log_file.open("ab") as log:
+            self.process = subprocess.Popen(command, cwd=ROOT, env=self._environment, stdout=log, stderr=log)
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Ask the master to end and return its exit status."""
+        self.process.send_signal(number)
+        return self.process.wait(timeout=20)
+
+    def workers(self) -> list[int]:
+        """The process ids of the living workers."""
+        booted = re.findall(r"Booting worker with pid: (\d+)", self.log_file.read_text())
+        return [pid for pid in map(int, booted) if _is_alive(pid)]
+
+    def logs(self) -> list[dict[str, Any]]:
+        """What the service wrote; fails if a line is not JSON."""
+        return [json.loads(line) for line in self.log_file.read_text().splitlines()]
+
+    def issue_key(self, name: str) -> str:
+        headers = {"X-API-Key": ADMIN_KEY}
+        response = httpx2.post(f"{self.url}/admin/api-keys", json={"name": name}, headers=headers)
+        assert response.status_code == 201, response.text
+        key: str = response.json()["key"]
+        return key
+
+    def client(self, key: str) -> httpx2.Client:
+        return httpx2.Client(base_url=self.url, headers={"X-API-Key": key}, timeout=60)
+
+    def _healthy(self) -> bool:
+        assert self.process.poll() is None, f"the service ended: {self.log_file.read_text()}"
+        try:
+            return httpx2.get(f"{self.url}/health").status_code == 200
+        except httpx2.TransportError:
+            return False
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True

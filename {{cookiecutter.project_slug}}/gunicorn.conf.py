@@ -52,8 +52,7 @@ keepalive = 75  # longer than the idle time-out of common load balancers, which 
 worker_tmp_dir = "/dev/shm" if Path("/dev/shm").is_dir() else None  # signs of life must not wait for a disk
 control_socket_disable = True  # it would be written to $HOME, which may be read-only
 logconfig_dict = log_config(settings.log_level)
-reload = settings.reload
-preload_app = not reload  # halves the memory of the workers; a fault in the code then ends the master, not each worker
+preload_app = True  # the workers share the code's memory, and a fault in it ends the master instead of each worker
 
 
 def on_starting(server: Arbiter) -> None:
@@ -62,11 +61,6 @@ def on_starting(server: Arbiter) -> None:
         left_over.unlink()
     if settings.migrates_on_start:
         migrate(settings)
-
-
-def worker_int(worker: Worker) -> None:
-    """Called when the reloader saw a change: the worker must end to be replaced."""
-    os.kill(worker.pid, signal.SIGTERM)
 
 
 def child_exit(server: Arbiter, worker: Worker) -> None:

@@ -74,17 +74,16 @@ class ApiKeys:
             raise ApiKeyNotFound(key_id)
         return ApiKeyRead.model_validate(row)
 
-    async def revoke(self, key_id: int) -> None:
+    async def revoke(self, key_id: int) -> ApiKeyRead:
         """Revoke a key; one that is revoked already keeps its time.
 
         Raises: ApiKeyNotFound.
         """
         in_use = (ApiKey.id == key_id) & ApiKey.revoked_at.is_(None)
         async with self._database.write() as session:
-            found = await session.scalar(update(ApiKey).where(in_use).values(revoked_at=utc_now()).returning(ApiKey.id))
+            await session.execute(update(ApiKey).where(in_use).values(revoked_at=utc_now()))
         self._cache.pop(key_id, None)
-        if found is None:
-            await self.get(key_id)
+        return await self.get(key_id)
 
     async def verify(self, presented: str) -> bool:
         """Whether this is a key in use."""
@@ -114,22 +113,30 @@ class ApiKeys:
 
 
 class RequireKey:
-    """ASGI layer that answers 401 unless the request carries a service key, or the admin key below `/admin`."""
+    """ASGI layer that answers 401 unless the request carries a service key, or the admin key below `admin_path`."""
 
-    def __init__(self, app: ASGIApp, keys: ApiKeys, *, admin_key: str | None, open_paths: frozenset[str]) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        keys: ApiKeys,
+        *,
+        open_paths: frozenset[str],
+        admin_path: str | None = None,
+        admin_key: str | None = None,
+    ) -> None:
         self._app = app
         self._keys = keys
-        self._admin_key = admin_key.encode() if admin_key else None
         self._open_paths = open_paths
+        self._admin_path = admin_path
+        self._admin_key = admin_key.encode() if admin_key else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] in self._open_paths:
             await self._app(scope, receive, send)
             return
         presented = presented_key(Headers(scope=scope))
-        path: str = scope["path"]
+        is_admin_door = self._admin_path is not None and f"{scope['path']}/".startswith(f"{self._admin_path}/")
         try:
-            is_admin_door = path == "/admin" or path.startswith("/admin/")
             refusal = await (self._refuse_admin(presented) if is_admin_door else self._refuse(presented))
         except ServiceError as error:
             await problem(error.status, str(error), headers={"Retry-After": "1"})(scope, receive, send)

@@ -3,6 +3,8 @@
 import asyncio
 import logging
 import re
+import sqlite3
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -23,9 +25,11 @@ LOCK_TIMEOUT = 15.0
 PING_TIMEOUT = 2.0
 """Seconds within which a ready database answers."""
 
-# Hosted databases put these into their URLs; libpq or an ORM reads them, asyncpg would send them to the server.
-_NOT_FOR_ASYNCPG = {"pgbouncer", "channel_binding"}
-
+# People's URLs have these for libpq or for an ORM; asyncpg would send them to the server, which knows none of them.
+_NOT_FOR_ASYNCPG = re.compile(
+    r"channel_binding|connect_timeout|connection_limit|gssencmode|keepalives\w*|load_balance_hosts|pgbouncer"
+    r"|pool_timeout|sslcompression|sslsni|tcp_user_timeout"
+)
 
 _MISSING_SCHEMA = re.compile(r"no such (table|column)|(relation|column) .* does not exist")
 
@@ -45,7 +49,7 @@ def explain_failures() -> Iterator[None]:
     except (DBAPIError, PoolTimeoutError, OSError) as error:
         cause: BaseException | None = error.orig if isinstance(error, DBAPIError) else error
         if isinstance(cause, OSError):
-            reason = cause.strerror or "no connection in time"
+            reason = cause.strerror or str(cause) or "no connection in time"
         elif _MISSING_SCHEMA.search(str(cause)):
             reason = "the schema is missing or old: run the migrations"
         else:
@@ -74,7 +78,7 @@ def parse_url(url: str) -> URL:
         return parsed.set(drivername="postgresql+asyncpg")
     if kind != "sqlite":
         raise ValueError(f"{parsed.drivername!r} is not supported: {hint}")
-    if parsed.database in (None, "", ":memory:"):
+    if not parsed.database or parsed.database.startswith((":memory:", "file:")):
         raise ValueError("must name a file, because several processes share it: sqlite:///path/to/file.db")
     return parsed.set(drivername="sqlite+aiosqlite")
 
@@ -85,17 +89,16 @@ def create_engine(url: str, *, pool_size: int = 5, through_pooler: bool = False)
     With `through_pooler` no prepared statement outlives its transaction, as PgBouncer's transaction mode needs.
     """
     parsed = parse_url(url)
-    options: dict[str, Any] = {"pool_size": pool_size, "max_overflow": 0}
+    # An error that is logged shows its statement, but not the data in it.
+    options: dict[str, Any] = {"pool_size": pool_size, "max_overflow": 0, "hide_parameters": True}
     if parsed.get_backend_name() == "sqlite":
-        with explain_failures():
-            Path(str(parsed.database)).parent.mkdir(parents=True, exist_ok=True)
         engine = create_async_engine(parsed, **options)
-        _prepare_sqlite(engine)
+        _prepare_sqlite(engine, Path(str(parsed.database)))
         return engine
 
     import asyncpg
 
-    query = {name: value for name, value in parsed.query.items() if name not in _NOT_FOR_ASYNCPG}
+    query = {name: value for name, value in parsed.query.items() if not _NOT_FOR_ASYNCPG.fullmatch(name)}
     dsn = parsed.set(drivername="postgresql", query=query).render_as_string(hide_password=False)
     cache: dict[str, Any] = {}
     if through_pooler:
@@ -109,29 +112,43 @@ def create_engine(url: str, *, pool_size: int = 5, through_pooler: bool = False)
     return create_async_engine("postgresql+asyncpg://", async_creator=connect, pool_recycle=1800, **options)
 
 
-def _prepare_sqlite(engine: AsyncEngine) -> None:
-    """WAL for readers beside a writer, fsync at each commit, and a write lock taken before the first read.
+def _prepare_sqlite(engine: AsyncEngine, file: Path) -> None:
+    """A folder for the file, WAL for readers beside a writer, fsync at each commit, and a write lock taken before the first read.
 
     SQLAlchemy's default begins a transaction at its first write: two processes that read, then write, lose updates.
     """
+
+    @event.listens_for(engine.sync_engine, "do_connect")
+    def make_folder(*_arguments: object) -> None:
+        file.parent.mkdir(parents=True, exist_ok=True)
 
     @event.listens_for(engine.sync_engine, "connect")
     def configure(connection: Any, _record: object) -> None:
         connection.isolation_level = None  # the driver sends no BEGIN of its own
         cursor = connection.cursor()
-        for pragma in (
-            f"busy_timeout = {LOCK_TIMEOUT * 1000:.0f}",
-            "journal_mode = WAL",
-            "synchronous = FULL",
-            "foreign_keys = ON",
-        ):
-            cursor.execute(f"PRAGMA {pragma}")
+        cursor.execute(f"PRAGMA busy_timeout = {LOCK_TIMEOUT * 1000:.0f}")
+        _use_wal(cursor)
+        cursor.execute("PRAGMA synchronous = FULL")
+        cursor.execute("PRAGMA foreign_keys = ON")
         cursor.close()
 
     @event.listens_for(engine.sync_engine, "begin")
     def begin(connection: Connection) -> None:
         if not connection.get_execution_options().get("reads_only"):
             connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _use_wal(cursor: Any) -> None:
+    """Where two processes switch a new file to WAL at once, SQLite refuses one of them, whatever `busy_timeout` says."""
+    deadline = time.monotonic() + LOCK_TIMEOUT
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
 
 
 class Database:
@@ -183,11 +200,18 @@ class Database:
         Raises:
             DatabaseUnavailable: it does not, or not within `PING_TIMEOUT` seconds.
         """
+        query = asyncio.create_task(self._read_version())
         try:
-            async with asyncio.timeout(PING_TIMEOUT), self.read() as session:
-                await session.execute(text("SELECT version_num FROM alembic_version"))
+            # Shielded, because to close a connection on which nothing answers takes seconds more.
+            await asyncio.wait_for(asyncio.shield(query), PING_TIMEOUT)
         except TimeoutError:
             raise DatabaseUnavailable(f"no answer within {PING_TIMEOUT:.0f} s") from None
+        finally:
+            query.cancel()
+
+    async def _read_version(self) -> None:
+        async with self.read() as session:
+            await session.execute(text("SELECT version_num FROM alembic_version"))
 
     async def close(self) -> None:
         await self.engine.dispose()

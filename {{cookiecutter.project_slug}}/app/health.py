@@ -5,6 +5,7 @@ from typing import Literal
 
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
+from starlette.responses import PlainTextResponse
 
 from app import metrics
 from app.database import Database
@@ -36,7 +37,11 @@ async def ready(request: Request) -> Health:
     return Health()
 
 
-@router.get("/metrics", response_class=Response)
+@router.get(
+    "/metrics",
+    response_class=PlainTextResponse,
+    responses={200: {"content": {"text/plain": {"example": 'http_requests_total{door="rest",...} 1027.0'}}}},
+)
 async def prometheus_metrics() -> Response:
     """Request counts, durations and errors of all workers, for Prometheus."""
     return Response(await asyncio.to_thread(metrics.render), media_type="text/plain; version=0.0.4; charset=utf-8")

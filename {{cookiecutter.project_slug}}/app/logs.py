@@ -18,6 +18,7 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname,
             "logger": record.name,
             "message": record.getMessage(),
+            "pid": record.process,
             "request_id": request_id.get(),
         }
         line |= {name: value for name, value in vars(record).items() if name not in _NOT_EXTRA}
@@ -38,6 +39,8 @@ def log_config(level: str) -> dict[str, Any]:
             "gunicorn.error": {"level": level, "handlers": ["stdout"], "propagate": False},
             # A line for each message it handles, beside our own for each request.
             "mcp": {"level": "WARNING"},
+            # At DEBUG it would show the data of every statement.
+            "aiosqlite": {"level": "INFO"},
             "alembic.runtime.plugins": {"level": "WARNING"},
         },
     }

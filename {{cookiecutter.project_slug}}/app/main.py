@@ -43,6 +43,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         description=DESCRIPTION,
         version=VERSION,
         lifespan=lifespan,
+        generate_unique_id_function=lambda route: route.name,  # `create_task`, as in generated clients
         swagger_ui_oauth2_redirect_url=None,
     )
     rest_app.state.database = database
@@ -54,10 +55,13 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
     add_problem_handlers(rest_app)
     openapi.describe(rest_app)
 
+    timeout = settings.request_timeout
     admin_key = settings.admin_api_key.get_secret_value() if settings.admin_api_key else None
     rest_door: ASGIApp = LimitBody(rest_app, limit=settings.max_body_bytes)
-    rest_door = RequireKey(rest_door, api_keys, admin_key=admin_key, open_paths=OPEN_PATHS)
+    rest_door = RequireKey(rest_door, api_keys, open_paths=OPEN_PATHS, admin_path="/admin", admin_key=admin_key)
+    rest_door = Envelope(rest_door, door="rest", timeout=timeout, plain_paths=OPEN_PATHS)
     if settings.cors_origins:
+        # Around the envelope, so that a web page can read its 500 and 504 as well.
         rest_door = CORSMiddleware(
             rest_door,
             allow_origins=settings.cors_origins,
@@ -65,10 +69,6 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
             allow_headers=["Authorization", "Content-Type", "X-API-Key", "X-Request-ID"],
             expose_headers=["Location", "Retry-After", "X-Request-ID"],
         )
-    mcp_door = RequireKey(mcp_app, api_keys, admin_key=None, open_paths=frozenset({"/health"}))
-    timeout = settings.request_timeout
-    return DispatchByPort(
-        Envelope(rest_door, door="rest", timeout=timeout, plain_paths=OPEN_PATHS),
-        Envelope(mcp_door, door="mcp", timeout=timeout, plain_paths=frozenset({"/health", MCP_PATH})),
-        mcp_port=settings.mcp_port,
-    )
+    mcp_door: ASGIApp = RequireKey(mcp_app, api_keys, open_paths=frozenset({"/health"}))
+    mcp_door = Envelope(mcp_door, door="mcp", timeout=timeout, plain_paths=frozenset({"/health", MCP_PATH}))
+    return DispatchByPort(rest_door, mcp_door, mcp_port=settings.mcp_port)

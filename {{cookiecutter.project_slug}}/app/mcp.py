@@ -1,16 +1,18 @@
 """The MCP door: every use case as a tool for AI assistants, over stateless streamable HTTP at `/mcp`."""
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from mcp.server.mcpserver import MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp.server.transport_security import TransportSecuritySettings
 from mcp_types import ToolAnnotations
+from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.errors import ServiceError
+from app.errors import DatabaseUnavailable, ServiceError
 from app.models import Status
 from app.problems import problem
 from app.schemas import Cursor, PageSize, TaskCreate, TaskId, TaskPage, TaskRead, TaskUpdate
@@ -18,6 +20,8 @@ from app.settings import DESCRIPTION, PROJECT, TITLE, VERSION, Settings
 from app.tasks import Tasks
 
 PATH = "/mcp"
+
+_HOST = re.compile(r"(\[[0-9a-f:]+\]|[^:]+)(:[0-9]{1,5})?", re.IGNORECASE)
 
 READS = ToolAnnotations(read_only_hint=True, open_world_hint=False)
 ADDS = ToolAnnotations(read_only_hint=False, destructive_hint=False, idempotent_hint=False, open_world_hint=False)
@@ -30,9 +34,10 @@ def errors_for_assistants() -> Iterator[None]:
     """Show the service's own errors to the assistant; of any other it learns only that the tool failed."""
     try:
         yield
+    except DatabaseUnavailable as error:
+        raise ToolError(f"The database is unavailable: {error}. Try again in a few seconds.") from error
     except ServiceError as error:
-        advice = " Try again in a few seconds." if error.status == 503 else ""
-        raise ToolError(f"{error}{advice}") from error
+        raise ToolError(str(error)) from error
 
 
 def create_mcp_server(tasks: Tasks) -> MCPServer:
@@ -90,29 +95,37 @@ def create_mcp_app(server: MCPServer, settings: Settings) -> ASGIApp:
 
     Stateless, so that any worker can answer any request. Host and Origin are checked against DNS rebinding.
     """
-    hosts = settings.mcp_allowed_hosts
     streamable_http = server.streamable_http_app(
         streamable_http_path=PATH,
         stateless_http=True,
         json_response=True,
         max_request_body_size=settings.max_body_bytes,
-        transport_security=TransportSecuritySettings(
-            allowed_hosts=[*hosts, *(f"{host}:*" for host in hosts)],
-            allowed_origins=list(settings.cors_origins),
-        ),
+        # Checked below: the library would take any host that begins with an allowed one: `localhost:1.evil.example`.
+        transport_security=TransportSecuritySettings(enable_dns_rebinding_protection=False),
     )
 
     async def door(scope: Scope, receive: Receive, send: Send) -> None:
+        headers = Headers(scope=scope)
+        answer: ASGIApp
         if scope["path"] == "/health":
-            response = JSONResponse({"status": "healthy"})
+            answer = JSONResponse({"status": "healthy"})
         elif scope["path"] != PATH:
-            response = problem(404, f"There is nothing at {scope['path']}; MCP is at {PATH}.")
+            answer = problem(404, f"There is nothing at {scope['path']}; MCP is at {PATH}.")
         elif scope["method"] != "POST":
             # The library would hold a GET open for ever, waiting for events that a stateless server never has.
-            response = problem(405, "MCP takes POST only.", headers={"Allow": "POST"})
+            answer = problem(405, "MCP takes POST only.", headers={"Allow": "POST"})
+        elif not _names_one_of(settings.mcp_allowed_hosts, headers.getlist("host")):
+            answer = problem(421, "MCP does not answer to this host name; MCP_ALLOWED_HOSTS lists those it answers to.")
+        elif not set(headers.getlist("origin")) <= set(settings.cors_origins):
+            answer = problem(403, "MCP does not answer to pages of this origin; CORS_ORIGINS lists the allowed ones.")
         else:
-            await streamable_http(scope, receive, send)
-            return
-        await response(scope, receive, send)
+            answer = streamable_http
+        await answer(scope, receive, send)
 
     return door
+
+
+def _names_one_of(allowed: Sequence[str], host_headers: Sequence[str]) -> bool:
+    """Whether there is one Host header, with an allowed name and any port."""
+    match = _HOST.fullmatch(host_headers[0]) if len(host_headers) == 1 else None
+    return match is not None and match[1].lower() in allowed

@@ -12,13 +12,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.logs import request_id
 from app.metrics import DURATION, IN_PROGRESS, REQUESTS
-from app.problems import problem
+from app.problems import UNEXPECTED, problem
 
 logger = logging.getLogger("app.access")
 
 QUIET_PATHS = frozenset({"/live", "/ready", "/health", "/metrics"})
 """Asked every few seconds by machines: counted, but not logged."""
 
+# An arbitrary word is a method too; each that became a label would be a new time series.
+_METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"})
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -77,7 +79,7 @@ class Envelope:
         except TimeoutError:
             if not deadline.expired():
                 logger.exception("unexpected error")
-                await answer(500, "The service failed; its logs say more under this request id.")
+                await answer(500, UNEXPECTED)
             else:
                 await answer(504, f"The request took longer than {self._timeout:g} s and was given up.")
         except asyncio.CancelledError:
@@ -85,14 +87,14 @@ class Envelope:
             raise
         except Exception:
             logger.exception("unexpected error")
-            await answer(500, "The service failed; its logs say more under this request id.")
+            await answer(500, UNEXPECTED)
         finally:
             self._record(scope, status, time.perf_counter() - started)
             request_id.reset(token)
 
     def _record(self, scope: Scope, status: int, seconds: float) -> None:
-        method = scope["method"]
-        # Never an arbitrary path: each new label value is a new time series.
+        method = scope["method"] if scope["method"] in _METHODS else "other"
+        # Nor may an arbitrary path become a label.
         plain_path = scope["path"] if scope["path"] in self._plain_paths else "unmatched"
         route = getattr(scope.get("route"), "path", plain_path)
         IN_PROGRESS.labels(self._door).dec()
@@ -103,7 +105,7 @@ class Envelope:
                 "request",
                 extra={
                     "door": self._door,
-                    "method": method,
+                    "method": scope["method"],
                     "path": scope["path"],
                     "status": status,
                     "duration_ms": round(seconds * 1000, 2),

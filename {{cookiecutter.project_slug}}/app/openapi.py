@@ -8,6 +8,7 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from app.problems import UNEXPECTED
 from app.schemas import Problem, ValidationProblem
 
 REF = "#/components/schemas/{model}"
@@ -20,7 +21,7 @@ DETAILS = {
     413: "The body is larger than 1048576 bytes.",
     415: "Send the body as JSON, with the header Content-Type: application/json.",
     422: "The request does not fit; `errors` says where.",
-    500: "The service failed; its logs say more under this request id.",
+    500: UNEXPECTED,
     503: "Connection refused",
     504: "The request took longer than 25 s and was given up.",
 }

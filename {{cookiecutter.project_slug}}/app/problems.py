@@ -5,12 +5,16 @@ from http import HTTPStatus
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import iter_route_contexts
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
+from starlette.routing import Match
 
 from app.errors import ServiceError
 from app.logs import request_id
 from app.schemas import FieldError, Problem, ValidationProblem
+
+UNEXPECTED = "The service failed; its logs say more under this request id."
 
 
 class ProblemResponse(JSONResponse):
@@ -44,9 +48,14 @@ def add_problem_handlers(app: FastAPI) -> None:
                 detail = f"There is nothing at {request.url.path}."
             case 405:
                 detail = f"{request.method} is not possible here; see the Allow header."
+                return problem(405, detail, headers={"Allow": ", ".join(sorted(_methods(request)))})
             case _:
                 detail = str(error.detail)
         return problem(error.status_code, detail, headers=error.headers)
+
+    @app.exception_handler(Exception)
+    async def unexpected(_request: Request, _error: Exception) -> ProblemResponse:
+        return problem(500, UNEXPECTED)  # the error goes on to the envelope around the app, which logs it
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> ProblemResponse:
@@ -58,3 +67,10 @@ def add_problem_handlers(app: FastAPI) -> None:
         # Never the input itself: it may hold a secret, or text that no JSON can carry.
         errors = [FieldError(pointer="/".join(map(str, fault["loc"])), detail=fault["msg"]) for fault in faults]
         return problem(422, "The request does not fit; `errors` says where.", errors=errors)
+
+
+def _methods(request: Request) -> set[str]:
+    """What all routes with the request's path take; the router's own answer names the first one's only."""
+    routes = iter_route_contexts(request.app.routes)
+    matching = [route for route in routes if route.matches(request.scope)[0] is not Match.NONE]
+    return {method for route in matching for method in route.methods or ()}

@@ -39,6 +39,7 @@ admin_router = APIRouter(prefix="/admin/api-keys", tags=["admin"])
 
 @tasks_router.post("", status_code=201)
 async def create_task(data: TaskCreate, tasks: TasksDep, response: Response) -> TaskRead:
+    """Only the title is required. The answer's `Location` is the new task's path."""
     task = await tasks.create(data)
     response.headers["Location"] = f"/tasks/{task.id}"
     return task
@@ -54,6 +55,7 @@ async def list_tasks(
 
 @tasks_router.get("/{task_id}")
 async def get_task(task_id: TaskId, tasks: TasksDep) -> TaskRead:
+    """Read one task."""
     return await tasks.get(task_id)
 
 
@@ -65,11 +67,13 @@ async def update_task(task_id: TaskId, data: TaskUpdate, tasks: TasksDep) -> Tas
 
 @tasks_router.post("/{task_id}/complete")
 async def complete_task(task_id: TaskId, tasks: TasksDep) -> TaskRead:
+    """Mark a task as done; one that is done already stays so."""
     return await tasks.complete(task_id)
 
 
 @tasks_router.delete("/{task_id}", status_code=204)
 async def delete_task(task_id: TaskId, tasks: TasksDep) -> None:
+    """Delete a task for good."""
     await tasks.delete(task_id)
 
 
@@ -89,10 +93,11 @@ async def list_api_keys(api_keys: ApiKeysDep) -> list[ApiKeyRead]:
 
 @admin_router.get("/{key_id}")
 async def get_api_key(key_id: ApiKeyId, api_keys: ApiKeysDep) -> ApiKeyRead:
+    """Whose key it is, and whether it was revoked; never the key itself."""
     return await api_keys.get(key_id)
 
 
-@admin_router.delete("/{key_id}", status_code=204)
-async def revoke_api_key(key_id: ApiKeyId, api_keys: ApiKeysDep) -> None:
+@admin_router.post("/{key_id}/revoke")
+async def revoke_api_key(key_id: ApiKeyId, api_keys: ApiKeysDep) -> ApiKeyRead:
     """Revoke a key. Within five seconds it stops working everywhere."""
-    await api_keys.revoke(key_id)
+    return await api_keys.revoke(key_id)

@@ -1,5 +1,6 @@
 """What goes over the wire: the same shapes and the same rules for REST and MCP."""
 
+import re
 from datetime import date, datetime
 from typing import Annotated, Any
 
@@ -20,21 +21,25 @@ Description = Annotated[
 ]
 
 
-def _only_text(value: object) -> object:
-    if not isinstance(value, str):
-        raise ValueError("must be a date as text, such as 2030-12-31")
+def _only_iso(value: object) -> object:
+    """Without this, numbers and points in time would pass for days."""
+    if not isinstance(value, str) or not re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", value):
+        raise ValueError("must be a day such as 2030-12-31")
     return value
 
 
 DueDate = Annotated[
     date,
-    BeforeValidator(_only_text, json_schema_input_type=str),
+    BeforeValidator(_only_iso, json_schema_input_type=date),
     Field(description="Day by which it should be done", examples=["2030-12-31"]),
 ]
 TaskId = Annotated[int, Field(ge=1, le=2**63 - 1, description="The task's id", examples=[42])]
 ApiKeyId = Annotated[int, Field(ge=1, le=2**63 - 1, description="The key's id", examples=[7])]
 PageSize = Annotated[int, Field(ge=1, le=200, description="Tasks to a page")]
-Cursor = Annotated[int, Field(ge=1, le=2**63 - 1, description="`next_cursor` of the page before; none for the first")]
+Cursor = Annotated[
+    int,
+    Field(ge=1, le=2**63 - 1, description="`next_cursor` of the page before; none for the first", examples=[41]),
+]
 
 
 def _without_default(schema: dict[str, Any]) -> None:
@@ -82,8 +87,8 @@ class TaskRead(BaseModel):
     status: Status
     priority: Priority
     due_date: date | None = Field(examples=["2030-12-31"])
-    created_at: datetime
-    updated_at: datetime
+    created_at: datetime = Field(examples=["2030-12-01T09:30:00.123456Z"])
+    updated_at: datetime = Field(examples=["2030-12-02T17:45:00.654321Z"])
 
 
 class TaskPage(BaseModel):
@@ -104,8 +109,8 @@ class ApiKeyRead(BaseModel):
 
     id: int = Field(examples=[7])
     name: str = Field(examples=["reporting-job"])
-    created_at: datetime
-    revoked_at: datetime | None
+    created_at: datetime = Field(examples=["2030-12-01T09:30:00.123456Z"])
+    revoked_at: datetime | None = Field(description="null while the key is in use", examples=[None])
 
 
 class ApiKeyIssued(ApiKeyRead):

@@ -4,12 +4,16 @@
 import os
 import re
 import secrets
+import socket
 import sys
 import tomllib
+from importlib.util import find_spec
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from app.database import is_sqlite, parse_url
@@ -22,12 +26,10 @@ DESCRIPTION: str = PROJECT["description"]
 
 DEFAULT_DATABASE_URL = "{{ cookiecutter.__database_url }}"
 DEVELOPMENT_SECRET = "development-only-secret-never-use-it-in-production"
+MAKE_SECRET = "make one with `openssl rand -hex 32`"
 
-_HOST_NAME = re.compile(r"[a-z0-9_.-]+|\[[0-9a-f:]+\]", re.IGNORECASE)
-_ORIGIN = re.compile(r"https?://([a-z0-9.-]+|\[[0-9a-f:]+\])(:\d{1,5})?", re.IGNORECASE)
-_LOCAL_ORIGIN = re.compile(
-    r"https?://(localhost|[^/:]+\.localhost|127\.[\d.]+|0\.0\.0\.0|\[::1?\])(:|$)", re.IGNORECASE
-)
+_HOST_NAME = re.compile(r"[a-z0-9_.-]+|\[[0-9a-f:]+\]")
+_ORIGIN = re.compile(r"https?://([a-z0-9.-]+|\[([0-9a-f:.]+)\])(:[0-9]{1,5})?")
 
 CommaSeparated = Annotated[tuple[str, ...], NoDecode]
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -41,10 +43,9 @@ class Settings(BaseSettings):
     )
 
     environment: Literal["development", "production"] = "development"
-    host: str = "0.0.0.0"
+    host: str = "127.0.0.1"
     port: Port = {{ cookiecutter.api_port }}
     mcp_port: Port = {{ cookiecutter.mcp_port }}
-    reload: bool = False
     web_concurrency: Annotated[int, Field(ge=1, le=64)] = 2
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     request_timeout: Annotated[float, Field(gt=0, le=25)] = 25
@@ -55,42 +56,72 @@ class Settings(BaseSettings):
     migration_database_url: SecretStr | None = None
     migrate_on_start: bool | None = None
 
-    api_key_secret: SecretStr | None = None
     api_key_secret_file: Path | None = None
+    api_key_secret: SecretStr | None = None
     admin_api_key: SecretStr | None = None
     cors_origins: CommaSeparated = ()
     mcp_allowed_hosts: CommaSeparated = ("localhost", "127.0.0.1", "[::1]")
 
+    # A validator sees the fields above its own. Rules that span several belong to the last one: so each is checked even
+    # where another is broken, and one start names all faults.
+
     @field_validator("cors_origins", "mcp_allowed_hosts", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
-        return [item.strip() for item in value.split(",") if item.strip()] if isinstance(value, str) else value
+        return [item.strip().lower() for item in value.split(",") if item.strip()] if isinstance(value, str) else value
 
     @field_validator("log_level", mode="before")
     @classmethod
     def _upper(cls, value: object) -> object:
         return value.upper() if isinstance(value, str) else value
 
+    @field_validator("mcp_port")
+    @classmethod
+    def _check_port(cls, value: int, info: ValidationInfo) -> int:
+        if value == info.data.get("port"):
+            raise ValueError("must differ from PORT")
+        return value
+
     @field_validator("database_url", "migration_database_url")
     @classmethod
-    def _check_url(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None:
-            parse_url(value.get_secret_value())
+    def _check_url(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        if value is None:
+            return None
+        url = value.get_secret_value()
+        if _in_production(info) and url == DEFAULT_DATABASE_URL and not is_sqlite(url):
+            raise ValueError("required in production, such as postgresql://user:password@host:5432/name")
+        driver = parse_url(url).get_driver_name()
+        if find_spec(driver) is None:
+            raise ValueError(f"needs the package {driver}, which is not installed")
         return value
 
     @field_validator("api_key_secret", "admin_api_key")
     @classmethod
     def _check_length(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None and len(value.get_secret_value()) < 32:
-            raise ValueError("must have at least 32 characters: make one with `openssl rand -hex 32`")
+            raise ValueError(f"must have at least 32 characters: {MAKE_SECRET}")
+        return value
+
+    @field_validator("api_key_secret")
+    @classmethod
+    def _check_secret(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        if value is not None and info.data["api_key_secret_file"] is not None:
+            raise ValueError("API_KEY_SECRET_FILE is set as well; keep one of the two")
+        if _in_production(info):
+            if value is None and info.data["api_key_secret_file"] is None:
+                raise ValueError(f"required in production: {MAKE_SECRET}")
+            if value is not None and value.get_secret_value() == DEVELOPMENT_SECRET:
+                raise ValueError(f"is the development default: {MAKE_SECRET}")
         return value
 
     @field_validator("cors_origins")
     @classmethod
-    def _check_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+    def _check_origins(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
         for origin in value:
             if origin != "*" and not _ORIGIN.fullmatch(origin):
-                raise ValueError(f"{origin!r} is not an origin, such as https://app.example.com (no final slash)")
+                raise ValueError(f"{origin!r} is not an origin such as https://app.example.com (no final slash)")
+            if _in_production(info) and (origin == "*" or origin.startswith("http://") or _is_local(origin)):
+                raise ValueError(f"{origin} is refused in production: name each https:// origin")
         return value
 
     @field_validator("mcp_allowed_hosts")
@@ -100,32 +131,6 @@ class Settings(BaseSettings):
             if not _HOST_NAME.fullmatch(host):
                 raise ValueError(f"{host!r} is not a host name such as tasks.example.com (no scheme, no port)")
         return value
-
-    @model_validator(mode="after")
-    def _check_together(self) -> Self:
-        faults = self._production_faults() if self.environment == "production" else []
-        if self.port == self.mcp_port:
-            faults.append("MCP_PORT: must differ from PORT")
-        if self.api_key_secret and self.api_key_secret_file:
-            faults.append("API_KEY_SECRET_FILE: API_KEY_SECRET is set as well; keep one of the two")
-        if faults:
-            raise ValueError("\n".join(faults))
-        return self
-
-    def _production_faults(self) -> list[str]:
-        faults = []
-        if self.api_key_secret is None and self.api_key_secret_file is None:
-            faults.append("API_KEY_SECRET: required in production: make one with `openssl rand -hex 32`")
-        elif self.api_key_secret and self.api_key_secret.get_secret_value() == DEVELOPMENT_SECRET:
-            faults.append("API_KEY_SECRET: is the development default: make one with `openssl rand -hex 32`")
-        if "database_url" not in self.model_fields_set and not self.uses_sqlite:
-            faults.append("DATABASE_URL: required in production, such as postgresql://user:password@host:5432/name")
-        faults += [
-            f"CORS_ORIGINS: {origin} is refused in production: name each https:// origin"
-            for origin in self.cors_origins
-            if origin == "*" or origin.lower().startswith("http://") or _LOCAL_ORIGIN.match(origin)
-        ]
-        return faults
 
     @property
     def uses_sqlite(self) -> bool:
@@ -171,6 +176,24 @@ class Settings(BaseSettings):
         return secret
 
 
+def _in_production(info: ValidationInfo) -> bool:
+    return info.data.get("environment") == "production"
+
+
+def _is_local(origin: str) -> bool:
+    """Whether it names the machine the browser runs on, in any spelling: `127.1`, `[::ffff:7f00:1]`, `localhost.`"""
+    try:
+        host = (urlsplit(origin).hostname or "").removesuffix(".")
+        if host == "localhost" or host.endswith(".localhost"):
+            return True
+        address: IPv4Address | IPv6Address
+        address = ip_address(host) if ":" in host else IPv4Address(socket.inet_aton(host))
+    except (OSError, ValueError):
+        return False
+    address = getattr(address, "ipv4_mapped", None) or address
+    return address.is_loopback or address.is_unspecified
+
+
 def _read_or_make(path: Path) -> bytes:
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -195,9 +218,6 @@ def load_settings() -> Settings:
     try:
         return Settings()
     except ValidationError as error:
-        lines = []
-        for fault in error.errors(include_url=False, include_input=False):
-            message = fault["msg"].removeprefix("Value error, ")
-            name = str(fault["loc"][0]).upper() if fault["loc"] else ""
-            lines += [f"{name}: {message}"] if name else message.splitlines()
-        sys.exit("The service cannot start with these settings:\n" + "\n".join(f"  {line}" for line in lines))
+        faults = error.errors(include_url=False, include_input=False)
+        lines = [f"  {str(fault['loc'][0]).upper()}: {fault['msg'].removeprefix('Value error, ')}" for fault in faults]
+        sys.exit("\n".join(["The service cannot start with these settings:", *lines]))

@@ -2,49 +2,91 @@
 
 import asyncio
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import SecretStr
-from sqlalchemy import make_url, text
+from sqlalchemy import Row, make_url, text
 from starlette.testclient import TestClient
 
 from app.database import create_engine, is_sqlite
 from app.main import create_app
 from app.migrate import migrate
 from app.settings import Settings, load_settings
-from tests.server import ADMIN_KEY, Server
+from tests.server import ADMIN_KEY, Server, free_port
 
 REST_URL = "http://localhost:8000"
 MCP_URL = "http://localhost:8051"
+DATABASE_PASSWORD = "database-password-for-tests"
+CORRUPT_STATUS = "no-such-status"
 
 
 @pytest.fixture(scope="session")
 def database_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A migrated database of this test process's own: a file, or a new database on the server of `DATABASE_URL`."""
-    url = load_settings().database_url.get_secret_value()
-    if is_sqlite(url):
-        url = f"sqlite:///{tmp_path_factory.mktemp('database')}/tasks.db"
+    """A migrated database that the tests of one process share."""
+    with new_database(tmp_path_factory.mktemp("database")) as url:
         migrate(Settings(database_url=SecretStr(url)))
         yield url
+
+
+@pytest.fixture
+def empty_database_url(tmp_path: Path) -> Iterator[str]:
+    """A database of the test's own, without a table."""
+    with new_database(tmp_path) as url:
+        yield url
+
+
+@contextmanager
+def new_database(folder: Path) -> Iterator[str]:
+    """The URL of an empty database: a file in `folder`, or a new database on the server of `DATABASE_URL`."""
+    url = load_settings().database_url.get_secret_value()
+    if is_sqlite(url):
+        yield f"sqlite:///{folder}/tasks.db"
         return
     name = f"test_{uuid.uuid4().hex}"
     try:
-        asyncio.run(_execute(url, f"CREATE DATABASE {name}"))
+        execute(url, f"CREATE DATABASE {name}")
     except OSError as error:
         pytest.exit(f"No PostgreSQL answers at DATABASE_URL ({error}); `make test` brings one of its own.", 1)
-    own_url = make_url(url).set(database=name).render_as_string(hide_password=False)
-    migrate(Settings(database_url=SecretStr(own_url)))
-    yield own_url
-    asyncio.run(_execute(url, f"DROP DATABASE {name} WITH (FORCE)"))
+    yield make_url(url).set(database=name).render_as_string(hide_password=False)
+    execute(url, f"DROP DATABASE {name} WITH (FORCE)")
 
 
-async def _execute(url: str, statement: str) -> None:
-    engine = create_engine(url)
-    async with engine.connect() as connection:
-        autocommit = await connection.execution_options(isolation_level="AUTOCOMMIT")
-        await autocommit.execute(text(statement))
-    await engine.dispose()
+def execute(url: str, statement: str) -> Sequence[Row[Any]]:
+    """Run one statement, in no transaction, and return the rows that it gives."""
+
+    async def run() -> Sequence[Row[Any]]:
+        engine = create_engine(url)
+        try:
+            async with engine.connect() as connection:
+                # `reads_only` keeps our engine from beginning a transaction on SQLite.
+                autocommit = await connection.execution_options(isolation_level="AUTOCOMMIT", reads_only=True)
+                result = await autocommit.execute(text(statement))
+                return result.all() if result.returns_rows else []
+        finally:
+            await engine.dispose()
+
+    return asyncio.run(run())
+
+
+@pytest.fixture
+def unreachable_database(database_url: str, tmp_path: Path) -> str:
+    """The URL of a database of the same kind that cannot be opened."""
+    if is_sqlite(database_url):
+        return f"sqlite:///{tmp_path}"
+    return f"postgresql://tasks:{DATABASE_PASSWORD}@127.0.0.1:{free_port()}/tasks"
+
+
+@pytest.fixture
+def corrupt_task(database_url: str, client: TestClient) -> Iterator[int]:
+    """The id of a task that cannot be read: the service meets an error that it does not expect."""
+    task_id = client.post("/tasks", json={"title": "A task"}).json()["id"]
+    execute(database_url, f"UPDATE tasks SET status = '{CORRUPT_STATUS}' WHERE id = {task_id}")
+    yield task_id
+    execute(database_url, f"DELETE FROM tasks WHERE id = {task_id}")
 
 
 @pytest.fixture(scope="session")

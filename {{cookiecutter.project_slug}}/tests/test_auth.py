@@ -10,14 +10,13 @@ import uuid
 from typing import Any
 from unittest.mock import Mock
 
-import httpx2
 import pytest
 from starlette.testclient import TestClient
 
 from app.main import create_app
 from app.settings import ROOT, Settings
 from tests.conftest import MCP_URL, REST_URL, visitor
-from tests.server import ADMIN_KEY, Server, wait_until
+from tests.server import ADMIN_KEY, Server, fetch, wait_until
 
 REST_DOORS = [
     ("GET", "/tasks"),
@@ -32,7 +31,7 @@ ADMIN_DOORS = [
     ("GET", "/admin/api-keys"),
     ("POST", "/admin/api-keys"),
     ("GET", "/admin/api-keys/1"),
-    ("DELETE", "/admin/api-keys/1"),
+    ("POST", "/admin/api-keys/1/revoke"),
     ("GET", "/admin"),
 ]
 MCP_DOORS = [("POST", "/mcp"), ("GET", "/mcp"), ("GET", "/no/such/path")]
@@ -118,8 +117,9 @@ def test_a_revoked_key_is_dead_and_its_name_free_again(admin: TestClient) -> Non
     issued = admin.post("/admin/api-keys", json={"name": name})
     assert issued.headers["Location"] == f"/admin/api-keys/{issued.json()['id']}"
     assert admin.post("/admin/api-keys", json={"name": name}).status_code == 409
-    assert admin.delete(issued.headers["Location"]).status_code == 204
-    assert admin.get(issued.headers["Location"]).json()["revoked_at"] is not None
+    revoked = admin.post(f"{issued.headers['Location']}/revoke")
+    assert (revoked.status_code, revoked.json()["revoked_at"] is None) == (200, False)
+    assert admin.get(issued.headers["Location"]).json() == revoked.json()
     client = visitor(admin, {"X-API-Key": issued.json()["key"]})
     assert client.get("/tasks").status_code == 401
     assert admin.post("/admin/api-keys", json={"name": name}).status_code == 201
@@ -127,9 +127,9 @@ def test_a_revoked_key_is_dead_and_its_name_free_again(admin: TestClient) -> Non
 
 def test_revoking_twice_is_the_same_as_once(admin: TestClient) -> None:
     key_id, _ = issue(admin)
-    for _ in range(2):
-        assert admin.delete(f"/admin/api-keys/{key_id}").status_code == 204
-    assert admin.delete("/admin/api-keys/999999").status_code == 404
+    first, second = (admin.post(f"/admin/api-keys/{key_id}/revoke").json() for _ in range(2))
+    assert first == second
+    assert admin.post("/admin/api-keys/999999/revoke").status_code == 404
 
 
 def test_every_key_is_compared_in_constant_time(admin: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,12 +148,12 @@ def test_a_revoked_key_is_dead_within_five_seconds_on_every_worker(server: Serve
     def statuses() -> set[int]:
         """What ten new connections get, which both workers accept."""
         headers = {"X-API-Key": key}
-        return {httpx2.get(f"{server.url}/tasks", headers=headers).status_code for _ in range(10)}
+        return {fetch("GET", f"{server.url}/tasks", headers=headers).status_code for _ in range(10)}
 
     assert statuses() == {200}
     revoked = time.monotonic()
-    response = httpx2.delete(f"{server.url}/admin/api-keys/{key_id}", headers={"X-API-Key": ADMIN_KEY})
-    assert response.status_code == 204
+    response = fetch("POST", f"{server.url}/admin/api-keys/{key_id}/revoke", headers={"X-API-Key": ADMIN_KEY})
+    assert response.status_code == 200
     wait_until(lambda: statuses() == {401}, timeout=5, what="the key is dead")
     time.sleep(max(0.0, revoked + 5 - time.monotonic()))
     assert statuses() == {401}

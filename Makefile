@@ -1,0 +1,51 @@
+# The tasks of the template itself. `make` lists them.
+.DEFAULT_GOAL := help
+
+# Python 3.10 or newer, from PATH or from pyenv.
+ifndef PYTHON
+PYTHON := $(shell for python in python3 python3.10 python3.11 python3.12 python3.13 python3.14 python \
+	"$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/3.1[0-9].*/bin/python; do \
+	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null && command -v "$$python" && break; done)
+endif
+BIN := .venv/bin
+OUTPUT ?= ..
+
+.PHONY: help
+help: ## List the tasks
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
+
+.PHONY: new
+new: .venv/requirements ## Ask the questions and render a service into OUTPUT=..; ARGS=--no-input asks none
+	$(BIN)/cookiecutter '$(CURDIR)' --output-dir '$(OUTPUT)' $(ARGS)
+
+.PHONY: test
+test: .venv/requirements-dev ## Render, install and run every combination; ARGS=... goes to pytest
+	$(BIN)/pytest $(ARGS)
+
+.PHONY: lint
+lint: .venv/requirements-dev ## Check style and types of the template's own code
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+.PHONY: locks
+locks: .venv/requirements-dev ## Resolve the rendered services' dependencies; ARGS=--upgrade takes newer versions
+	$(BIN)/python scripts/refresh_locks.py $(ARGS)
+
+.PHONY: lock
+COMPILE = $(BIN)/uv pip compile --quiet --no-python-downloads --universal --python-version 3.10 --generate-hashes \
+	--no-strip-extras --annotation-style line --custom-compile-command 'make lock' pyproject.toml
+lock: .venv/requirements-dev ## Resolve pyproject.toml into requirements*.txt; ARGS=--upgrade takes newer versions
+	$(COMPILE) $(ARGS) --output-file requirements.txt
+	$(COMPILE) $(ARGS) --extra dev --constraint requirements.txt --output-file requirements-dev.txt
+
+# One environment for both: rendering needs cookiecutter alone, and need not wait for what only the tests use.
+.venv/requirements .venv/requirements-dev: .venv/%: %.txt | .venv/bin/pip
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement $<
+	@touch $@
+
+.venv/bin/pip:
+	@[ -n '$(PYTHON)' ] || { echo 'make: needs Python 3.10 or newer' >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "make: $(PYTHON) cannot make virtual environments:" \
+		"install its venv package, such as python3-venv on Debian and Ubuntu" >&2; exit 1; }
+	$(PYTHON) -m venv .venv

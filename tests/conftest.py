@@ -1,0 +1,97 @@
+"""Fixtures to bake the combinations, and the report of what was rendered, installed and run."""
+
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pytest_cookies.plugin import Cookies
+from xdist.scheduler import LoadScopeScheduling
+
+from tests.combinations import COMBINATIONS, TEMPLATE, Combination
+from tests.machine import environment, run
+
+Bake = Callable[..., Path]
+Step = tuple[str, str, float]
+
+steps: list[Step] = []
+
+
+@contextmanager
+def reported(combination: Combination, what: str) -> Iterator[list[str]]:
+    """Put this into the report, with its time and the details that are added meanwhile."""
+    started = time.monotonic()
+    details: list[str] = []
+    yield details
+    steps.append((str(combination), ": ".join([what, *details]), time.monotonic() - started))
+
+
+class ByCombination(LoadScopeScheduling):  # type: ignore[misc]
+    """Runs all tests of a combination in one process, which installs it once; any other test where there is room."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return next((str(each) for each in COMBINATIONS if re.search(rf"[\[-]{each}[\]-]", nodeid)), nodeid)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByCombination:
+    return ByCombination(config, log)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["steps"] = steps
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    steps.extend(getattr(node, "workeroutput", {}).get("steps", []))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    terminalreporter.section("combinations")
+    for combination, what, seconds in sorted(steps, key=lambda step: step[0]):
+        terminalreporter.write_line(f"{combination:14} {seconds:6.1f} s  {what}")
+
+
+@pytest.fixture(scope="session")
+def bake(cookies_session: Cookies) -> Bake:
+    """Render the template with these answers."""
+
+    def bake(template: Path = TEMPLATE, **answers: object) -> Path:
+        result = cookies_session.bake(extra_context=answers, template=str(template))
+        assert result.exception is None, result.exception
+        return Path(result.project_path)
+
+    return bake
+
+
+@pytest.fixture(scope="session", params=COMBINATIONS, ids=str)
+def combination(request: pytest.FixtureRequest) -> Combination:
+    found: Combination = request.param
+    return found
+
+
+@pytest.fixture(scope="session")
+def baked(bake: Bake, combination: Combination) -> Path:
+    """The combination as rendered; to be read only."""
+    with reported(combination, "rendered"):
+        return bake(**combination._asdict())
+
+
+@pytest.fixture(scope="session")
+def template_clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The template as it is now, committed in a repository of its own."""
+    folder = tmp_path_factory.mktemp("clone") / TEMPLATE.name
+    env = environment(GIT_CONFIG_GLOBAL="/dev/null")
+    for name in run("git", "ls-files", "-coz", "--exclude-standard", cwd=TEMPLATE, env=env).stdout.split("\0"):
+        if name and (TEMPLATE / name).exists():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(TEMPLATE / name, folder / name)
+    author = ["-c", "user.name=tests", "-c", "user.email=tests@example.com"]
+    for command in (["init", "--quiet"], ["add", "--all"], [*author, "commit", "--quiet", "--message", "as it is"]):
+        run("git", *command, cwd=folder, env=env)
+    return folder

@@ -1,0 +1,78 @@
+"""A machine as bare as the READMEs promise: what is on PATH there, and how to run a command on it."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+# make, what its recipes call, and what the READMEs tell people to call.
+TOOLS = [
+    *("sh", "bash", "make", "git", "curl"),
+    *("cat", "cp", "date", "env", "expand", "grep", "hostname", "ls", "mkdir", "rm", "sed", "sort", "touch", "uname"),
+]
+
+# What some of the services' own tests use where it is there.
+OPTIONAL_TOOLS = ["openssl", "pgbouncer", "setpriv"]
+
+# What make, pytest and a virtual environment around these tests would tell the commands under test.
+NOT_INHERITED = ("MAKE", "MFLAGS", "PYTEST", "COV", "VIRTUAL_ENV", "PYTHON", "DATABASE_URL", "ARGS", "OUTPUT")
+
+SCRIPTS = Path(sys.executable).parent
+"""Where the template's own environment keeps cookiecutter, cruft, ruff and uv."""
+
+
+def make_path(folder: Path, **programs: Path) -> str:
+    """A PATH of one folder that holds `TOOLS` and these programs, and nothing else."""
+    folder.mkdir(parents=True)
+    for tool in [*TOOLS, *OPTIONAL_TOOLS]:
+        found = shutil.which(tool, path=f"{os.environ['PATH']}:/usr/sbin")
+        assert found or tool in OPTIONAL_TOOLS, f"these tests need {tool} on PATH"
+        if found:
+            (folder / tool).symlink_to(found)
+    for name, program in programs.items():
+        # No symbolic link: a Python that is called through one does not find its virtual environment.
+        (folder / name).write_text(f'#!/bin/sh\nexec {program} "$@"\n')
+        (folder / name).chmod(0o755)
+    return str(folder)
+
+
+def environment(**changes: str) -> dict[str, str]:
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(NOT_INHERITED)}
+    return {**inherited, **changes}
+
+
+def run(
+    *command: str | Path, cwd: Path, env: Mapping[str, str], status: int = 0, timeout: float = 120, stdin: str = ""
+) -> subprocess.CompletedProcess[str]:
+    """Run a command and check its exit status; what it printed is in the failure."""
+    arguments = [str(argument) for argument in command]
+    result = subprocess.run(
+        arguments, cwd=cwd, env=env, input=stdin, capture_output=True, text=True, timeout=timeout, check=False
+    )
+    printed = f"{' '.join(arguments)}\nexit status {result.returncode}\n{result.stdout}\n{result.stderr}"
+    assert result.returncode == status, printed
+    return result
+
+
+def files(project: Path) -> dict[str, bytes]:
+    """The content of every file, by its path in the project."""
+    paths = sorted(path for path in project.rglob("*") if path.is_file())
+    return {path.relative_to(project).as_posix(): path.read_bytes() for path in paths}
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def wait_until(condition: Callable[[], object], *, timeout: float, what: Callable[[], str]) -> None:
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {timeout:g} s: {what()}"
+        time.sleep(0.1)

@@ -1,0 +1,365 @@
+"""The answers: which are refused, how that is said, and that the questions can be answered at a terminal."""
+
+import json
+import os
+import re
+import runpy
+import shlex
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pexpect
+import pytest
+from cookiecutter.generate import generate_context
+from cookiecutter.prompt import prompt_for_config
+from cookiecutter.utils import create_env_with_context, work_in
+
+from tests.combinations import COMBINATIONS, QUESTIONS, REFUSED, TEMPLATE, Combination
+from tests.conftest import Bake
+from tests.machine import SCRIPTS, environment, files, run
+
+TEXT = ["project_name", "description"]
+PORTS = ["api_port", "mcp_port"]
+
+BAD_ANSWERS = [
+    *((question, value, "must not be empty") for question in TEXT for value in ("", " ", "\u00a0")),
+    *((question, f"a {code} b", "must hold none of {% {# {{") for question in TEXT for code in ("{{", "{%", "{#")),
+    *(
+        (question, f"a{character}b", "must be one line without control characters")
+        for question in TEXT
+        for character in "\n\r\t\0\x1b\x7f\x85\u2028\u2029\u202e\u2066\ufffe\U0001ffff\udc80"
+    ),
+    *((question, value, "must neither begin nor end with a blank") for question in TEXT for value in (" a", "a ")),
+    ("project_name", "x" * 51, "must have at most 50 characters"),
+    ("description", "x" * 301, "must have at most 300 characters"),
+    *(
+        ("project_slug", value, "must be lower-case letters, digits and single hyphens, beginning with a letter")
+        for value in (
+            "",
+            "Tasks",
+            "1task",
+            "-task",
+            "task-",
+            "a--b",
+            "a_b",
+            "a b",
+            "a.b",
+            "täsk",
+            "a/b",
+            "..",
+            "task\n",
+        )
+    ),
+    ("project_slug", "a" * 51, "must have at most 50 characters"),
+    *(("project_slug", value, "must not be a keyword of Python") for value in ("class", "import", "async")),
+    *(("project_slug", value, "must not be a module of Python's standard library") for value in ("email", "json")),
+    *(("project_slug", value, "must not be a package that the service depends on") for value in ("mcp", "pytest-cov")),
+    *(("project_slug", value, "must not be a device of Windows") for value in ("con", "lpt1")),
+    *(
+        ("registry", value, "must be host[:port]/namespace in lower case")
+        for value in (
+            *("", "ghcr.io", "ghcr.io/", "ghcr.io/your-org/", "/your-org", "your-org", "your-org/team", "ghcr.io//a"),
+            *("https://ghcr.io/your-org", "ghcr.io/Your-Org", "GHCR.io/your-org", "ghcr.io/a b", "ghcr.io/a:latest"),
+            *("registry.example.com:/team", "registry.example.com:99999/team", "registry.example.com:0/team"),
+            *("ghcr.io/-a", "ghcr.io/a-", "ghcr.io/a...b", f"ghcr.io/{'a' * 200}", "ghcr.io/a\n", "user@ghcr.io/a"),
+            *("-ghcr.io/a", "ghcr-.io/a", "ghcr..io/a"),
+        )
+    ),
+    ("registry", "docker.io/your-name/more", "must have one name after docker.io/"),
+    *(
+        (question, value, "must be a whole number from 1024 to 65535")
+        for question in PORTS
+        for value in (
+            "",
+            "http",
+            "80",
+            "1023",
+            "65536",
+            "08000",
+            "8000.0",
+            "-8000",
+            "+8000",
+            "８０００",
+            "8000\n",
+            "1e4",
+        )
+    ),
+    *((question, value, "must be neither 5432 nor 6379") for question in PORTS for value in ("5432", "6379")),
+    ("mcp_port", "8000", "must differ from api_port"),
+    *((question, value, "is not built yet") for question, value in REFUSED),
+]
+
+GOOD_ANSWERS = [
+    *(
+        (question, value)
+        for question in TEXT
+        for value in ("a", "x" * 50, "{a} }} $b `c` \\n", "任务 👩\u200d💻 🏴󠁧󠁢󠁳󠁣󠁴󠁿 e\u0301")
+    ),
+    ("description", "x" * 300),
+    *(("project_slug", value) for value in ("a", "a" * 50, "task-2-go", "tasks", "http2")),
+    *(
+        ("registry", value)
+        for value in (
+            *("ghcr.io/your-org", "123456789012.dkr.ecr.eu-central-1.amazonaws.com/your-team", "docker.io/your-name"),
+            *("registry.example.com:5000/your-team", "localhost:5000/a", "localhost/a", "registry:5000/a"),
+            *("registry.gitlab.com/group/sub-group/project", "quay.io/a_b/c__d.e", "10.0.0.1:65535/a"),
+        )
+    ),
+    *((question, value) for question in PORTS for value in ("1024", "65535", "9000")),
+]
+
+
+def context_of(**answers: object) -> dict[str, Any]:
+    """What the hooks get to see if these are the answers, typed at the prompts."""
+    defaults = prompt_for_config(generate_context(str(TEMPLATE / "cookiecutter.json")), no_input=True)
+    known = {"_template": "gh:your-org/template", "_checkout": None, "_output_dir": "/out", "_repo_dir": str(TEMPLATE)}
+    return {"cookiecutter": {**defaults, **known, **answers}}
+
+
+def run_hook(name: str, folder: Path, **answers: object) -> None:
+    """Run a hook as cookiecutter does, but for the process of its own."""
+    context = context_of(**answers)
+    source = (TEMPLATE / "hooks" / f"{name}.py").read_text(encoding="utf-8")
+    hook = folder.parent / f"{folder.name}-{name}.py"
+    hook.write_text(create_env_with_context(context).from_string(source).render(**context), encoding="utf-8")
+    with work_in(folder):
+        runpy.run_path(str(hook), run_name="__main__")
+
+
+def as_answer(question: str, value: str) -> object:
+    return value == "yes" if question == "gpu" else value
+
+
+def snapshot(folder: Path) -> list[Path]:
+    return sorted(folder.rglob("*"))
+
+
+@pytest.mark.parametrize(("question", "value", "rule"), BAD_ANSWERS)
+def test_a_bad_answer_is_refused_with_its_rule_and_an_example(
+    question: str, value: str, rule: str, tmp_path: Path
+) -> None:
+    with pytest.raises(SystemExit) as refusal:
+        run_hook("pre_gen_project", tmp_path, **{question: as_answer(question, value)})
+    assert re.search(rf"^  {question} .* {re.escape(rule)}.*\. Example: ", str(refusal.value), re.MULTILINE)
+
+
+@pytest.mark.parametrize(("question", "value"), GOOD_ANSWERS)
+def test_a_good_answer_is_taken(question: str, value: str, tmp_path: Path) -> None:
+    run_hook("pre_gen_project", tmp_path, **{question: value})
+
+
+def test_every_choice_is_either_tested_or_refused() -> None:
+    chosen = {(question, value) for each in COMBINATIONS for question, value in each._asdict().items()}
+    offered = {(question, value) for question, values in QUESTIONS.items() if type(values) is list for value in values}
+    assert chosen | set(REFUSED) == offered | {("gpu", "yes")}
+    assert chosen.isdisjoint(REFUSED)
+
+
+def test_the_names_of_all_dependencies_are_refused(bake: Bake, tmp_path: Path) -> None:
+    for combination in COMBINATIONS:
+        project = (bake(**combination._asdict()) / "pyproject.toml").read_text()
+        for name in re.findall(r'^    "([a-z0-9-]+)[\[>]', project, re.MULTILINE):
+            with pytest.raises(SystemExit, match="must not be a package that the service depends on"):
+                run_hook("pre_gen_project", tmp_path, project_slug=name)
+
+
+@pytest.mark.parametrize(
+    ("registry", "kind"),
+    [
+        ("ghcr.io/your-org", "ghcr"),
+        ("docker.io/your-name", "dockerhub"),
+        ("123456789012.dkr.ecr.eu-central-1.amazonaws.com/your-team", "ecr"),
+        ("registry.example.com:5000/ghcr.io", "other"),
+        ("ghcr.io.example.com/your-org", "other"),
+    ],
+)
+def test_the_registry_s_host_decides_its_kind(registry: str, kind: str) -> None:
+    context = generate_context(str(TEMPLATE / "cookiecutter.json"), extra_context={"registry": registry})
+    assert prompt_for_config(context, no_input=True)["__registry_kind"] == kind
+
+
+@pytest.mark.parametrize(
+    ("name", "slug"),
+    [
+        ("Task Service", "task-service"),
+        ("Größe & Ärger", "grosse-arger"),
+        ("🚀", "service"),
+        ("42 Tasks", "service-42-tasks"),
+        ('Ann\'s "Tasks" \\ {x}', "ann-s-tasks-x"),
+        ("任务", "ren-wu"),
+        ("a" * 49 + " bc", "a" * 49),
+    ],
+)
+def test_the_slug_comes_from_the_name(name: str, slug: str) -> None:
+    context = generate_context(str(TEMPLATE / "cookiecutter.json"), extra_context={"project_name": name})
+    assert prompt_for_config(context, no_input=True)["project_slug"] == slug
+
+
+def cookiecutter(
+    folder: Path, *arguments: str, status: int = 0, path: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run cookiecutter in `folder/work` as a user does."""
+    for name in ("home", "work"):
+        (folder / name).mkdir(exist_ok=True)
+    env = environment(
+        HOME=str(folder / "home"), PWD=str(folder / "work"), PATH=f"{path or SCRIPTS}:{os.environ['PATH']}"
+    )
+    return run(SCRIPTS / "cookiecutter", *arguments, cwd=folder / "work", env=env, status=status)
+
+
+def test_all_faults_are_told_at_once_and_nothing_is_written(tmp_path: Path) -> None:
+    bad = {"project_name": " ", "project_slug": "Über", "gpu": "yes", "registry": "ghcr.io", "api_port": "80"}
+    answers = [f"{question}={value}" for question, value in bad.items()]
+    message = cookiecutter(tmp_path, str(TEMPLATE), "--no-input", *answers, status=1).stderr
+    assert re.findall(r"^  (\w+) '", message.partition("Traceback")[0], re.MULTILINE) == list(bad)
+    assert snapshot(tmp_path / "work") == []
+
+
+@pytest.mark.parametrize("slug", ["a/b", "a/b/c", "../evil", "../x/y", "{}/x/y", "a\\b", ".hidden", "", ".", "x" * 300])
+def test_a_slug_that_is_a_path_leaves_no_folder_behind(slug: str, tmp_path: Path) -> None:
+    (tmp_path / "work" / "kept").mkdir(parents=True)
+    cookiecutter(tmp_path, str(TEMPLATE), "--no-input", f"project_slug={slug.format(tmp_path)}", status=1)
+    assert snapshot(tmp_path / "work") == [tmp_path / "work" / "kept"]
+    assert {path.name for path in tmp_path.iterdir()} == {"home", "work"}
+
+
+GOOD = {
+    "project_name": 'Ann\'s "Größe" \\ $HOME `id` 🚀',
+    "description": "It's 100 % !! fine; & more",
+    "registry": "localhost:5000/a",
+    "database": "postgres",
+}
+
+
+@pytest.mark.parametrize("on_path", [True, False])
+def test_the_printed_command_keeps_the_good_answers_and_asks_for_the_others(on_path: bool, tmp_path: Path) -> None:
+    answers = [f"{question}={value}" for question, value in GOOD.items()]
+    bad = ["api_port=80", "mcp_port=80", "project_slug=Bad"]
+    message = cookiecutter(
+        tmp_path, str(TEMPLATE), "--no-input", *answers, *bad, status=1, path=None if on_path else tmp_path
+    ).stderr
+    command = message.partition("with the good answers:\n")[2].splitlines()[0]
+    assert command.split()[0] == ("cookiecutter" if on_path else str(SCRIPTS / "cookiecutter"))
+    assert "port" not in command
+    assert "slug" not in command
+
+    env = environment(HOME=str(tmp_path / "home"), PATH=f"{SCRIPTS}:{os.environ['PATH']}")
+    run("sh", "-c", command, cwd=tmp_path / "work", env=env, stdin="\n" * 20)
+    rendered = tmp_path / "work" / "ann-s-grosse-home-id"
+    replay = json.loads(next((tmp_path / "home" / ".cookiecutter_replay").iterdir()).read_text())["cookiecutter"]
+    assert {question: replay[question] for question in GOOD} == GOOD
+    assert (replay["api_port"], replay["mcp_port"]) == ("8000", "8051")
+    assert (rendered / "tests" / "postgres.py").exists()
+
+
+def test_the_printed_command_names_the_version_and_the_folder(tmp_path: Path, template_clone: Path) -> None:
+    run("git", "tag", "-f", "1.0", cwd=template_clone, env=environment())
+    arguments = ["--no-input", "--checkout", "1.0", "--output-dir", str(tmp_path / "else where"), "api_port=1"]
+    message = cookiecutter(tmp_path, f"git+file://{template_clone}", *arguments, status=1).stderr
+    command = shlex.split(message.partition("with the good answers:\n")[2].splitlines()[0])
+    assert command[:6] == [
+        *(
+            "cookiecutter",
+            f"git+file://{template_clone}",
+            "--checkout",
+            "1.0",
+            "--output-dir",
+            str(tmp_path / "else where"),
+        )
+    ]
+
+
+def test_an_existing_folder_is_left_alone(tmp_path: Path) -> None:
+    existing = tmp_path / "work" / "task-service"
+    existing.mkdir(parents=True)
+    (existing / "mine").touch()
+    result = cookiecutter(tmp_path, str(TEMPLATE), "--no-input", status=1)
+    assert "already exists" in result.stdout
+    cookiecutter(tmp_path, str(TEMPLATE), "--no-input", "--overwrite-if-exists", "api_port=1", status=1)
+    assert snapshot(existing) == [existing / "mine"]
+
+
+def test_the_questions_are_asked_in_plain_words(tmp_path: Path) -> None:
+    terminal = pexpect.spawn(
+        str(SCRIPTS / "cookiecutter"),
+        [str(TEMPLATE)],
+        cwd=str(tmp_path),
+        env=environment(HOME=str(tmp_path), COLUMNS="200", TERM="dumb"),
+        encoding="utf-8",
+        timeout=20,
+    )
+    typed = {
+        "project_name": "Größe [bold] 🚀",
+        "project_slug": "",
+        "description": "It's {one} sentence",
+        "database": "2",
+        "package_manager": "",
+        "gpu": "n",
+        "registry": "localhost:5000/a",
+        "api_port": "9000",
+        "mcp_port": "",
+    }
+    for number, (question, answer) in enumerate(typed.items(), start=1):
+        prompt = QUESTIONS["__prompts__"][question]
+        asked = prompt["__prompt__"] if isinstance(prompt, dict) else prompt
+        terminal.expect_exact(f"[{number}/9] {asked}")
+        for choice in prompt if isinstance(prompt, dict) else []:
+            if choice != "__prompt__":
+                terminal.expect_exact(prompt[choice])
+        terminal.expect(r"\): ?")
+        terminal.sendline(answer)
+    terminal.expect(pexpect.EOF)
+    terminal.close()
+    assert terminal.exitstatus == 0, terminal.before
+    rendered = tmp_path / "grosse-bold"
+    assert 'TITLE = "Größe [bold] 🚀"' in (rendered / "app" / "settings.py").read_text()
+    assert "port: Port = 9000" in (rendered / "app" / "settings.py").read_text()
+    assert (rendered / "tests" / "postgres.py").exists()
+    assert f"cd {rendered}" in str(terminal.before)
+
+
+@pytest.mark.parametrize("combination", COMBINATIONS, ids=str)
+def test_cruft_renders_the_same(combination: Combination, template_clone: Path, bake: Bake, tmp_path: Path) -> None:
+    answers = json.dumps(combination._asdict())
+    arguments = ["--no-input", "--output-dir", str(tmp_path), "--extra-context", answers]
+    run(SCRIPTS / "cruft", "create", template_clone, *arguments, cwd=tmp_path, env=environment())
+    made = tmp_path / "task-service"
+    recorded = json.loads((made / ".cruft.json").read_text())
+    assert combination._asdict().items() <= recorded["context"]["cookiecutter"].items()
+    run(SCRIPTS / "cruft", "check", cwd=made, env=environment())
+    (made / ".cruft.json").unlink()
+    assert files(made) == files(bake(template_clone, **combination._asdict()))
+
+
+def test_cruft_refuses_bad_answers_too(template_clone: Path, tmp_path: Path) -> None:
+    arguments = ["--no-input", "--output-dir", str(tmp_path), "--extra-context"]
+    bad = {"project_name": "It's", "api_port": "80", "project_slug": "a/b"}
+    command = [str(SCRIPTS / "cruft"), "create", str(template_clone), *arguments]
+    message = run(*command, json.dumps(bad), cwd=tmp_path, env=environment(), status=1).stderr
+    assert snapshot(tmp_path) == []
+    assert "  api_port '80' must be a whole number" in message
+    assert "  project_slug 'a/b' must be lower-case" in message
+    again = shlex.split(message.partition("with the good answers:\n")[2].splitlines()[0])
+    assert again[:3] == ["cruft", "create", str(template_clone)]
+    run(*command, again[-1], cwd=tmp_path, env=environment())
+    assert 'TITLE = "It\'s"' in (tmp_path / "it-s" / "app" / "settings.py").read_text()
+
+
+def test_after_rendering_empty_folders_are_gone_and_the_next_steps_are_told(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for folder in ("a/b/c", ".github/workflows", "kept", ".git/refs/tags", ".venv/lib"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "kept" / "file").touch()
+    run_hook("post_gen_project", tmp_path, project_name='It\'s "{x}" \\ 🚀')
+    assert {path.relative_to(tmp_path).as_posix() for path in snapshot(tmp_path)} == {
+        *("kept", "kept/file", ".git", ".git/refs", ".git/refs/tags", ".venv", ".venv/lib")
+    }
+    told = capfd.readouterr().out
+    assert told.splitlines() == [
+        "",
+        'It\'s "{x}" \\ 🚀 is rendered. Next, and README.md has the rest:',
+        f"  cd {tmp_path}",
+        "  make dev",
+    ]

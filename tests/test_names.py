@@ -1,0 +1,98 @@
+"""Names and descriptions of any kind, read back from every file they appear in."""
+
+import ast
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import tomli
+from markdown_it import MarkdownIt
+
+from tests.combinations import COMBINATIONS
+from tests.conftest import Bake
+from tests.machine import SCRIPTS, environment, files, run
+
+HOSTILE = [
+    'Ann\'s "Tasks"',
+    "'''\"\"\"",
+    'ends with "',
+    "ends with '",
+    "ends with \\",
+    "\\n \\\\ \\x41 \\N{DASH} \\u00e4",
+    "{name} {0} }} {} $name ${name} $(id) `id`",
+    "%s %(name)s %% $$ {x!r}",
+    "Größe, ñandú, Ελλάς, 任务, مهام, e\u0301",
+    "🚀 👩\u200d💻 🇩🇪",
+    "# Title",
+    "*a* _b_ **c** __d__ ~~e~~ `f` [g](h) ![i](j)",
+    "<b>k</b> <!-- --> &amp; &lt; | l | --- |",
+    "- item",
+    "+ item",
+    "1. item",
+    "2) item",
+    "---",
+    "===",
+    "> quote",
+    "https://example.com/a_b",
+    "yes",
+    "null",
+    "0123",
+    ": # !tag &anchor *alias @ ? - ,[]",
+    "任" * 50,
+    "\\" * 50,
+    "x" * 50,
+    "x " * 24 + "xx",
+]
+
+
+def inline_text(markdown: str, kind: str) -> str:
+    """The text of the first heading or paragraph, as a reader sees it."""
+    tokens = MarkdownIt("commonmark").enable(["strikethrough", "table"]).parse(markdown)
+    position = next(number for number, token in enumerate(tokens) if token.type == f"{kind}_open")
+    assert position == {"heading": 0, "paragraph": 3}[kind], "it has turned into something else"
+    return "".join(child.content for child in tokens[position + 1].children or [])
+
+
+def python_constant(source: str, name: str) -> str:
+    match = re.search(rf"^{name} = (.*)$", source, re.MULTILINE)
+    assert match
+    return str(ast.literal_eval(match[1]))
+
+
+READ_BACK: dict[str, dict[str, Callable[[str], str]]] = {
+    "project_name": {
+        "README.md": lambda text: inline_text(text, "heading"),
+        "app/settings.py": lambda text: python_constant(text, "TITLE"),
+    },
+    "description": {
+        "README.md": lambda text: inline_text(text, "paragraph"),
+        "pyproject.toml": lambda text: str(tomli.loads(text)["project"]["description"]),
+    },
+}
+
+
+@pytest.mark.parametrize("question", READ_BACK)
+def test_every_place_where_a_name_appears_is_known(question: str, bake: Bake) -> None:
+    for combination in COMBINATIONS:
+        project = bake(**combination._asdict(), project_slug="other", **{question: "AppearsHere"})
+        places = {name for name, content in files(project).items() if b"AppearsHere" in content}
+        assert places == set(READ_BACK[question])
+
+
+@pytest.mark.parametrize("value", HOSTILE)
+def test_any_name_is_the_same_wherever_it_appears(value: str, bake: Bake) -> None:
+    project = bake(project_slug="other", **dict.fromkeys(READ_BACK, value))
+    for question, places in READ_BACK.items():
+        for name, read in places.items():
+            assert read((project / name).read_text()) == value, f"{question} in {name}"
+    checked = [Path("app", "settings.py")]
+    run(SCRIPTS / "ruff", "format", "--check", "--no-cache", *checked, cwd=project, env=environment())
+    run(SCRIPTS / "ruff", "check", "--no-cache", *checked, cwd=project, env=environment())
+
+
+def test_a_long_description_stays_on_its_line(bake: Bake) -> None:
+    value = 'It\'s "long" ' * 24 + "and ends"
+    project = bake(description=value)
+    for name, read in READ_BACK["description"].items():
+        assert read((project / name).read_text()) == value

@@ -1,0 +1,139 @@
+"""What is rendered: the right files, clean, the same each time, and with nothing but cookiecutter."""
+
+import json
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import tomli
+import yaml
+
+from tests.combinations import TEMPLATE, Combination
+from tests.machine import SCRIPTS, environment, files, run
+
+TREE = """
+.env.example .env.prod.example .gitignore Makefile README.md alembic.ini gunicorn.conf.py pyproject.toml
+requirements.txt requirements-dev.txt
+app/__init__.py app/auth.py app/database.py app/errors.py app/health.py app/logs.py app/main.py app/mcp.py
+app/metrics.py app/middleware.py app/migrate.py app/models.py app/openapi.py app/problems.py app/rest.py
+app/schemas.py app/settings.py app/tasks.py
+migrations/env.py migrations/script.py.mako migrations/versions/0001_tasks_and_api_keys.py
+tests/__init__.py tests/conftest.py tests/load.py tests/server.py tests/slow_app.py tests/test_auth.py
+tests/test_cors.py tests/test_health.py tests/test_logs.py tests/test_mcp.py tests/test_migrations.py
+tests/test_openapi.py tests/test_reliability.py tests/test_rest.py tests/test_settings.py
+"""
+TREE_WITH = {"sqlite": "tests/test_sqlite.py", "postgres": "tests/postgres.py tests/test_postgres.py"}
+
+WINDOWS_REFUSES = re.compile(r'[<>:"|?*\\\x00-\x1f]|[ .]$|^(con|prn|aux|nul|com\d|lpt\d)(\.|$)', re.IGNORECASE)
+
+# Imported by Python before anything else: ends every attempt to reach a network, and moves the clock.
+GUARD = """
+import datetime, sys, time
+
+def refuse(event, arguments):
+    if event.startswith(("socket.connect", "socket.getaddrinfo", "socket.sendto")):
+        raise RuntimeError(f"rendering reached for the network: {event} {arguments}")
+
+class Later(datetime.datetime):
+    @classmethod
+    def now(cls, tz=None):
+        return super().now(tz) + datetime.timedelta(days=DAYS)
+
+now = time.time
+time.time = lambda: now() + 86400 * DAYS
+datetime.datetime = Later
+sys.addaudithook(refuse)
+"""
+
+
+def render_guarded(folder: Path, combination: Combination, days: int) -> Path:
+    """Render on a day in the future without network, and without any other program on PATH."""
+    (folder / "guard").mkdir(parents=True)
+    (folder / "guard" / "sitecustomize.py").write_text(GUARD.replace("DAYS", str(days)))
+    answers = [f"{question}={value}" for question, value in combination._asdict().items()]
+    env = environment(PATH=str(folder / "guard"), PYTHONPATH=str(folder / "guard"), HOME=str(folder))
+    run(SCRIPTS / "cookiecutter", TEMPLATE, "--no-input", *answers, cwd=folder, env=env)
+    return folder / "task-service"
+
+
+def cpu_seconds() -> float:
+    """What the processes started here have used: unlike the time of day, it does not count what others do."""
+    times = os.times()
+    return times.children_user + times.children_system
+
+
+def test_the_files_are_the_expected_ones(baked: Path, combination: Combination) -> None:
+    expected = f"{TREE} {TREE_WITH[combination.database]}".split()
+    assert sorted(files(baked)) == sorted(expected)
+
+
+def test_every_file_meets_the_whitespace_contract(baked: Path) -> None:
+    faults = []
+    for name, content in files(baked).items():
+        text = content.decode("utf-8")
+        checks = {
+            "is empty": not text and not name.endswith("__init__.py"),
+            "begins with a blank line": text.startswith("\n"),
+            "does not end with one newline": bool(text) and not re.search(r"[^\n]\n\Z", text),
+            "has trailing blanks": bool(re.search(r"[ \t]$", text, re.MULTILINE)),
+            "has carriage returns": "\r" in text,
+            "has two blank lines in a row": "\n\n\n" in text and not name.endswith((".py", ".mako")),
+        }
+        faults += [f"{name} {fault}" for fault, found in checks.items() if found]
+    assert faults == []
+
+
+def test_no_template_code_is_left_over(baked: Path) -> None:
+    left_over = re.compile(r"cookiecutter\.|\{%|(?<!\$)\{\{|\{#")
+    assert [name for name, content in files(baked).items() if left_over.search(content.decode())] == []
+
+
+def test_every_file_parses(baked: Path) -> None:
+    parsers: dict[str, Callable[[str], object]] = {
+        ".toml": tomli.loads,
+        ".yaml": yaml.safe_load,
+        ".yml": yaml.safe_load,
+        ".json": json.loads,
+    }
+    for name, content in files(baked).items():
+        if parse := parsers.get(Path(name).suffix):
+            parse(content.decode())
+    run(SCRIPTS / "ruff", "check", "--no-cache", "--quiet", ".", cwd=baked, env=environment())
+    run(SCRIPTS / "ruff", "format", "--check", "--no-cache", "--quiet", ".", cwd=baked, env=environment())
+
+
+def test_rendering_is_deterministic_and_needs_nothing_but_cookiecutter(
+    baked: Path, combination: Combination, tmp_path: Path
+) -> None:
+    rendered = [files(render_guarded(tmp_path / str(days), combination, days)) for days in (0, 400)]
+    assert rendered[0] == rendered[1] == files(baked)
+
+
+def test_rendering_takes_less_than_a_second(combination: Combination, tmp_path: Path) -> None:
+    def seconds(attempt: int) -> float:
+        started = cpu_seconds()
+        render_guarded(tmp_path / str(attempt), combination, days=0)
+        return cpu_seconds() - started
+
+    assert min(seconds(attempt) for attempt in range(3)) < 1
+
+
+def test_git_takes_every_rendered_file(baked: Path, tmp_path: Path) -> None:
+    env = environment(GIT_DIR=str(tmp_path), GIT_WORK_TREE=str(baked), GIT_CONFIG_GLOBAL="/dev/null")
+    run("git", "init", "--quiet", cwd=baked, env=env)
+    untracked = run("git", "ls-files", "--others", "--exclude-standard", cwd=baked, env=env).stdout.splitlines()
+    assert sorted(untracked) == sorted(files(baked))
+
+
+def test_file_names_check_out_on_windows() -> None:
+    names = run("git", "ls-files", "-coz", "--exclude-standard", cwd=TEMPLATE, env=environment()).stdout.split("\0")
+    parts = {part for name in names for part in name.split("/")}
+    assert [part for part in parts if WINDOWS_REFUSES.search(part)] == []
+    assert len({name.lower() for name in names}) == len(names)
+
+
+@pytest.mark.parametrize("name", ["a:b", "con", "NUL.txt", "a ", "a.", 'a"b', "a|b", "COM1"])
+def test_the_check_for_windows_names_finds_bad_ones(name: str) -> None:
+    assert WINDOWS_REFUSES.search(name)

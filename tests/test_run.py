@@ -1,0 +1,225 @@
+"""Each combination installed from its lock, checked and tested by its own Makefile, and run as its README says."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from markdown_it import MarkdownIt
+
+from tests.combinations import Combination
+from tests.conftest import Bake, reported
+from tests.machine import SCRIPTS, environment, free_port, make_path, run, wait_until
+
+UV = SCRIPTS / "uv"
+
+MCP_CALL = """
+import asyncio, json, sys
+import httpx2
+from mcp.client.client import Client
+from mcp.client.streamable_http import streamable_http_client
+
+async def main(url, headers):
+    async with httpx2.AsyncClient(headers=headers) as http, Client(streamable_http_client(url, http_client=http)) as client:
+        result = await client.call_tool("list_tasks", {})
+        print(json.dumps(result.structured_content))
+
+server = json.load(sys.stdin)
+asyncio.run(main(server["url"], server["headers"]))
+"""
+
+
+@pytest.fixture(scope="session")
+def python(bake: Bake) -> Path:
+    """A Python that services run on: the one their Makefile finds or, where there is none, one that uv brings."""
+    rule = ("--eval", "print-python: ; @echo $(PYTHON)", "print-python")
+    found = run("make", "--silent", *rule, cwd=bake(), env=environment()).stdout.strip()
+    if not found:
+        run(UV, "python", "install", "3.12", cwd=Path.cwd(), env=environment(), timeout=300)
+        found = run(UV, "python", "find", "--managed-python", "3.12", cwd=Path.cwd(), env=environment()).stdout.strip()
+    return Path(found)
+
+
+class Service(NamedTuple):
+    """A rendered project, and the environment in which its commands run."""
+
+    folder: Path
+    env: dict[str, str]
+    ports: tuple[int, int]
+
+    def make(self, *arguments: str, timeout: float = 600) -> str:
+        return run("make", *arguments, cwd=self.folder, env=self.env, timeout=timeout).stdout
+
+
+def render(bake: Bake, combination: Combination, path: str) -> Service:
+    ports = (free_port(), free_port())
+    folder = bake(**combination._asdict(), api_port=ports[0], mcp_port=ports[1])
+    return Service(folder, environment(PATH=path, PYENV_ROOT=str(folder / "none")), ports)
+
+
+@pytest.fixture(scope="session")
+def installed(bake: Bake, combination: Combination, python: Path, tmp_path_factory: pytest.TempPathFactory) -> Service:
+    """Installed on a machine that has Python 3.12 or newer, but no uv."""
+    path = make_path(tmp_path_factory.mktemp("path") / "bin", **{"python3.12": python})
+    service = render(bake, combination, path)
+    packages = (service.folder / "requirements-dev.txt").read_text().count("==")
+    with reported(combination, f"installed the lock of {packages} packages, without uv on PATH"):
+        service.make("install")
+    return service
+
+
+def test_what_is_installed_is_consistent_and_stays(installed: Service) -> None:
+    run(".venv/bin/uv", "pip", "check", "--python", ".venv", cwd=installed.folder, env=installed.env)
+    assert "Nothing to be done" in installed.make("install")
+
+
+def test_its_style_and_types_are_clean(installed: Service, combination: Combination) -> None:
+    with reported(combination, "checked by its own `make lint`"):
+        installed.make("lint")
+
+
+def test_its_own_tests_pass(installed: Service, combination: Combination) -> None:
+    with reported(combination, "tested by its own `make test`") as details:
+        details += re.findall(r"=+ (\d+ passed.*) in ", installed.make("test"))
+        assert details
+
+
+def test_its_lock_is_what_it_would_resolve_itself(installed: Service, combination: Combination) -> None:
+    locks = [installed.folder / "requirements.txt", installed.folder / "requirements-dev.txt"]
+    before = [lock.read_text() for lock in locks]
+    with reported(combination, "resolved by its own `make lock`"):
+        installed.make("lock")
+    assert [lock.read_text() for lock in locks] == before, "run `make locks`"
+
+
+class Running(NamedTuple):
+    """A service that runs as its README says, and what the README's first call gave."""
+
+    service: Service
+    process: subprocess.Popen[bytes]
+    key: str
+    first_task: dict[str, object]
+
+    def stop(self) -> None:
+        """What Ctrl-C does at a terminal."""
+        os.killpg(self.process.pid, signal.SIGINT)
+        self.process.wait(timeout=20)
+
+
+def health(port: int) -> str | None:
+    try:
+        with urllib.request.urlopen(f"http://localhost:{port}/health", timeout=5) as response:
+            status: str = json.load(response)["status"]
+            return status
+    except OSError:
+        return None
+
+
+def code_blocks(readme: Path, section: str, language: str) -> list[str]:
+    """The code of one language in a section of a README."""
+    tokens = MarkdownIt().parse(readme.read_text())
+    start = next(number for number, token in enumerate(tokens) if token.content == section)
+    rest = tokens[start + 2 :]
+    end = next((number for number, token in enumerate(rest) if token.type == "heading_open"), len(rest))
+    return [token.content for token in rest[:end] if token.type == "fence" and token.info == language]
+
+
+@pytest.fixture(scope="module")
+def running(
+    bake: Bake, combination: Combination, python: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Running]:
+    """Follow the README from nothing to a first call, on a machine that has uv."""
+    folder = tmp_path_factory.mktemp("run")
+    path = make_path(folder / "bin", **{"uv": UV, "python3.12": python})
+    service = render(bake, combination, path)
+    start, call = code_blocks(service.folder / "README.md", "First run", "sh")
+    log = folder / "log"
+    with (
+        log.open("wb") as output,
+        subprocess.Popen(
+            ["sh", "-c", start],
+            cwd=service.folder,
+            env=service.env,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        ) as process,
+    ):
+        try:
+            with reported(combination, "followed its README to a first call, with uv on PATH"):
+                wait_until(
+                    lambda: all(health(port) for port in service.ports),
+                    timeout=120,
+                    what=lambda: f"`{start}` serves: {log.read_text()}",
+                )
+                printed = run("sh", "-ec", f'{call}\necho; echo "$API_KEY"', cwd=service.folder, env=service.env).stdout
+            first_task, key = printed.split("\n")[:2]
+            yield Running(service, process, key, json.loads(first_task))
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGTERM)
+
+
+def test_the_readme_leads_to_a_first_call(running: Running) -> None:
+    assert running.first_task["title"] == "Try it"
+    assert running.first_task["status"] == "todo"
+
+
+def test_an_assistant_s_configuration_from_the_readme_works(running: Running) -> None:
+    [block] = code_blocks(running.service.folder / "README.md", "Add it to an AI assistant", "json")
+    [(name, server)] = json.loads(block.replace("key_1_...", running.key))["mcpServers"].items()
+    assert name == running.service.folder.name
+    python = running.service.folder / ".venv" / "bin" / "python"
+    answer = run(
+        python, "-c", MCP_CALL, cwd=running.service.folder, env=running.service.env, stdin=json.dumps(server)
+    ).stdout
+    assert json.loads(answer)["items"] == [running.first_task]
+
+
+def test_it_reloads_when_a_file_changes(running: Running) -> None:
+    file = running.service.folder / "app" / "health.py"
+    source = file.read_text()
+    file.write_text(source.replace('"healthy"', '"changed"'))
+    port = running.service.ports[0]
+    wait_until(lambda: health(port) == "changed", timeout=60, what=lambda: f"/health changes from {health(port)}")
+
+
+def test_ctrl_c_ends_it(running: Running) -> None:
+    running.stop()
+    assert [health(port) for port in running.service.ports] == [None, None]
+
+
+PYTHON_ANYWHERE = [
+    (["python3.12"], [], "{path}/python3.12 -m venv"),
+    (["python3"], [], "{path}/python3 -m venv"),
+    ([], ["3.12.7"], "{pyenv}/versions/3.12.7/bin/python -m venv"),
+    (["uv"], ["3.13.1"], "{path}/uv venv --quiet --python '{pyenv}/versions/3.13.1/bin/python'"),
+    (["uv"], [], "{path}/uv venv --quiet --python '3.12'"),
+]
+
+
+@pytest.mark.parametrize(("on_path", "in_pyenv", "command"), PYTHON_ANYWHERE)
+def test_an_interpreter_is_found_on_path_then_in_pyenv_then_by_uv(
+    on_path: list[str], in_pyenv: list[str], command: str, bake: Bake, python: Path, tmp_path: Path
+) -> None:
+    path = make_path(tmp_path / "bin", **{name: UV if name == "uv" else python for name in on_path})
+    for version in in_pyenv:
+        make_path(tmp_path / "pyenv" / "versions" / version / "bin", python=python)
+    env = environment(PATH=path, PYENV_ROOT=str(tmp_path / "pyenv"))
+    planned = run("make", "--dry-run", "install", cwd=bake(), env=env).stdout
+    assert command.format(path=path, pyenv=tmp_path / "pyenv") in planned
+
+
+def test_without_an_interpreter_and_uv_the_lack_is_named(bake: Bake, tmp_path: Path) -> None:
+    old = tmp_path / "old"
+    old.write_text("#!/bin/sh\nexit 1\n")
+    old.chmod(0o755)
+    path = make_path(tmp_path / "bin", python3=old)
+    env = environment(PATH=path, PYENV_ROOT=str(tmp_path))
+    assert "needs uv, or Python 3.12 or newer" in run("make", "install", cwd=bake(), env=env, status=2).stderr

@@ -1,0 +1,89 @@
+"""The template itself: its code, its Makefile on a bare machine, its locks, what its README says."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.combinations import QUESTIONS, TEMPLATE
+from tests.machine import SCRIPTS, environment, make_path, run
+
+PYTHON = Path(getattr(sys, "_base_executable", sys.executable))
+
+
+@pytest.fixture
+def clone(template_clone: Path, tmp_path: Path) -> Path:
+    run("git", "clone", "--quiet", template_clone, "template", cwd=tmp_path, env=environment())
+    return tmp_path / "template"
+
+
+@pytest.mark.parametrize("check", ["ruff check", "ruff format --check", "mypy"])
+def test_its_own_code_is_clean(check: str) -> None:
+    tool, *arguments = check.split()
+    run(SCRIPTS / tool, *arguments, cwd=TEMPLATE, env=environment())
+
+
+def test_make_new_renders_beside_the_clone_and_installs_only_what_that_takes(clone: Path, tmp_path: Path) -> None:
+    cache = os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache"))
+    path = make_path(tmp_path / "bin", python3=PYTHON)
+    env = environment(PATH=path, PYENV_ROOT=str(tmp_path), HOME=str(tmp_path), XDG_CACHE_HOME=cache)
+    run("make", "new", "ARGS=--no-input", cwd=clone, env=env, timeout=300)
+    assert (tmp_path / "task-service" / "Makefile").exists()
+    assert (clone / ".venv" / "bin" / "cookiecutter").exists()
+    assert not (clone / ".venv" / "bin" / "pytest").exists()
+
+    elsewhere = ["OUTPUT=else where", "ARGS=--no-input project_slug=tasks"]
+    printed = run("make", "new", *elsewhere, cwd=clone, env=env).stdout
+    assert "pip install" not in printed
+    assert (clone / "else where" / "tasks" / "Makefile").exists()
+    assert run("git", "status", "--porcelain", cwd=clone, env=env).stdout == '?? "else where/"\n'
+
+
+@pytest.mark.parametrize(
+    ("python", "lack"),
+    [
+        ("exit 1", "needs Python 3.10 or newer"),
+        ('case "$*" in *ensurepip*) exit 1 ;; esac', "cannot make virtual environments: install its venv package"),
+    ],
+)
+def test_a_machine_that_lacks_something_is_told_what(python: str, lack: str, clone: Path, tmp_path: Path) -> None:
+    script = tmp_path / "script"
+    script.write_text(f"#!/bin/sh\n{python}\n")
+    script.chmod(0o755)
+    env = environment(PATH=make_path(tmp_path / "bin", python3=script), PYENV_ROOT=str(tmp_path))
+    assert lack in run("make", "new", cwd=clone, env=env, status=2).stderr
+
+
+def test_its_lock_is_what_it_would_resolve_itself(clone: Path) -> None:
+    env = environment(UV_PYTHON=sys.executable)
+    run("make", "lock", "--old-file=.venv/requirements-dev", f"BIN={SCRIPTS}", cwd=clone, env=env)
+    assert run("git", "diff", "--stat", cwd=clone, env=env).stdout == "", "run `make lock`"
+
+
+def test_the_services_locks_are_refreshed_from_their_dependencies(clone: Path) -> None:
+    script = [sys.executable, "scripts/refresh_locks.py"]
+    project = clone / "{{cookiecutter.project_slug}}" / "pyproject.toml"
+    project.write_text(project.read_text().replace("dependencies = [\n", 'dependencies = [\n    "six>=1.16",\n', 1))
+    before = run("git", "diff", cwd=clone, env=environment()).stdout
+    checked = run(*script, "--check", cwd=clone, env=environment(), status=1)
+    assert "sqlite.txt         six " in checked.stdout
+    assert "run `make locks`" in checked.stderr
+    assert run("git", "diff", cwd=clone, env=environment()).stdout == before
+
+    refreshed = run(*script, cwd=clone, env=environment()).stdout
+    for lock in ("sqlite.txt", "sqlite-dev.txt", "postgres.txt", "postgres-dev.txt"):
+        content = (clone / "templates" / "locks" / lock).read_text()
+        assert f"\n{lock:18} six " in refreshed
+        assert "\nsix==" in content
+        assert "# via {{ cookiecutter.project_slug }} (pyproject.toml)" in content
+
+
+def test_the_readme_explains_every_question() -> None:
+    rows = [line for line in (TEMPLATE / "README.md").read_text().splitlines() if line.startswith("| `")]
+    asked = [question for question in QUESTIONS if not question.startswith("_")]
+    assert [row.split("`")[1] for row in rows][: len(asked)] == asked
+    for question, row in zip(asked, rows, strict=False):
+        default = QUESTIONS[question]
+        values = default if isinstance(default, list) else []
+        assert all(f"`{value}`" in row for value in values)

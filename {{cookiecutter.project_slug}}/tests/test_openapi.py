@@ -1,0 +1,154 @@
+"""The OpenAPI document says what the service does, and the service does what it says."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+from unittest.mock import AsyncMock
+
+import pytest
+from httpx2 import Response
+from pydantic import SecretStr
+from starlette.testclient import TestClient
+
+from app import health, rest
+from app.main import create_app
+from app.openapi import DETAILS
+from app.settings import Settings
+from app.tasks import Tasks
+from tests.conftest import REST_URL, visitor
+from tests.server import ADMIN_KEY, Server
+
+OPEN = ["/live", "/health", "/ready", "/metrics"]
+
+
+@pytest.fixture
+def document(client: TestClient) -> dict[str, Any]:
+    openapi: dict[str, Any] = client.get("/openapi.json").json()
+    return openapi
+
+
+def operations(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {
+        f"{method.upper()} {path}": operation
+        for path, methods in document["paths"].items()
+        for method, operation in methods.items()
+    }
+
+
+def test_every_route_is_documented(document: dict[str, Any]) -> None:
+    for name, operation in operations(document).items():
+        assert operation["summary"], name
+        assert operation["description"], name
+        assert hasattr(health, operation["operationId"]) or hasattr(rest, operation["operationId"]), name
+        assert operation["tags"], name
+
+
+def test_every_route_but_the_probes_names_the_key(document: dict[str, Any]) -> None:
+    schemes = document["components"]["securitySchemes"]
+    assert schemes["apiKey"] == {"type": "apiKey", "in": "header", "name": "X-API-Key"}
+    assert schemes["bearer"] == {"type": "http", "scheme": "bearer"}
+    for name, operation in operations(document).items():
+        is_open = name.partition(" ")[2] in OPEN
+        assert operation.get("security") == (None if is_open else [{"apiKey": []}, {"bearer": []}]), name
+        assert ("401" in operation["responses"]) is not is_open, name
+
+
+def test_every_parameter_body_and_answer_has_an_example(document: dict[str, Any]) -> None:
+    for name, operation in operations(document).items():
+        for parameter in operation.get("parameters", []):
+            assert has_example(parameter["schema"], document), f"{name}: {parameter['name']}"
+        bodies = [operation["requestBody"]] if "requestBody" in operation else []
+        for body in bodies + list(operation["responses"].values()):
+            for content in body.get("content", {}).values():
+                assert "example" in content or has_example(content["schema"], document), name
+
+
+def has_example(schema: dict[str, Any], document: dict[str, Any]) -> bool:
+    """Whether it shows a value, or its parts do."""
+    if schema.keys() & {"examples", "enum", "const", "default"}:
+        return True
+    if reference := schema.get("$ref"):
+        return has_example(document["components"]["schemas"][reference.rpartition("/")[2]], document)
+    if "properties" in schema:
+        return all(has_example(part, document) for part in schema["properties"].values())
+    parts = [schema["items"]] if "items" in schema else schema.get("anyOf", [])
+    return any(has_example(part, document) for part in parts)
+
+
+def test_every_error_is_problem_details_with_an_example_of_its_own_status(document: dict[str, Any]) -> None:
+    for name, operation in operations(document).items():
+        errors = {status: response for status, response in operation["responses"].items() if status >= "400"}
+        assert errors.keys() >= {"500", "503", "504"}, name
+        for status, response in errors.items():
+            assert response["content"].keys() == {"application/problem+json"}, f"{name}: {status}"
+            assert response["content"]["application/problem+json"]["example"]["status"] == int(status)
+
+
+def provoke(status: int, client: TestClient, admin: TestClient, settings: Settings, unreachable: str) -> Response:
+    """An answer with the status, from a route whose documentation has it."""
+    changes: dict[str, object]
+    match status:
+        case 401:
+            return visitor(admin).get("/tasks")
+        case 403:
+            return client.get("/admin/api-keys")
+        case 404:
+            return client.get("/tasks/999999")
+        case 409:
+            body = {"name": "taken"}
+            admin.post("/admin/api-keys", json=body)
+            return admin.post("/admin/api-keys", json=body)
+        case 413:
+            return client.post("/tasks", content=b" " * (settings.max_body_bytes + 1))
+        case 415:
+            return client.post("/tasks", content=b"{}")
+        case 422:
+            return client.post("/tasks", json={})
+        case 500:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(Tasks, "list", AsyncMock(side_effect=RuntimeError))
+                return client.get("/tasks")
+        case 503:
+            changes = {"database_url": SecretStr(unreachable)}
+        case 504:
+            changes = {"request_timeout": 0}
+    with TestClient(create_app(settings.model_copy(update=changes)), REST_URL, headers=dict(client.headers)) as other:
+        return other.get("/tasks")
+
+
+@pytest.mark.parametrize("status", sorted(DETAILS))
+def test_errors_are_as_documented(
+    document: dict[str, Any],
+    client: TestClient,
+    admin: TestClient,
+    settings: Settings,
+    unreachable_database: str,
+    status: int,
+) -> None:
+    response = provoke(status, client, admin, settings, unreachable_database)
+    assert response.status_code == status
+    assert response.headers["Content-Type"] == "application/problem+json"
+    path = re.sub(r"/\d+", "/{task_id}", response.request.url.path)
+    operation = document["paths"][path][response.request.method.lower()]
+    example = operation["responses"][str(status)]["content"]["application/problem+json"]["example"]
+    answer = response.json()
+    assert answer.keys() == example.keys()
+    for member in ("type", "title", "status"):
+        assert answer[member] == example[member]
+    assert answer["request_id"] == response.headers["X-Request-ID"]
+
+
+def test_schemathesis_finds_nothing(tmp_path: Path, empty_database_url: str) -> None:
+    with Server(tmp_path, DATABASE_URL=empty_database_url) as server:
+        for paths, key in ("^/(?!admin)", server.issue_key("schemathesis")), ("^/admin", ADMIN_KEY):
+            command = [
+                *(sys.executable, "-m", "schemathesis.cli", "--no-color", "run", f"{server.url}/openapi.json"),
+                *("--header", f"X-API-Key: {key}", "--include-path-regex", paths, "--checks", "all"),
+                *("--generation-deterministic", "--max-examples", "5", "--continue-on-failure"),
+            ]
+            run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+            # No failures, and no warnings either, such as of operations that answered nothing but 401.
+            assert "No issues found" in run.stdout, run.stdout + run.stderr
+            assert run.returncode == 0

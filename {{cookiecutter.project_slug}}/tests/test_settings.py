@@ -1,0 +1,314 @@
+"""The environment is checked at start: what is accepted, what is refused, and how the refusal reads."""
+
+import os
+import re
+import stat
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from app.database import is_sqlite, parse_url
+from app.settings import DEFAULT_DATABASE_URL, DEVELOPMENT_SECRET, ROOT, Settings, load_settings
+
+NAMES = {name.upper() for name in Settings.model_fields}
+USES_SQLITE = is_sqlite(DEFAULT_DATABASE_URL)
+SECRET = "a-secret-for-tests-0123456789abcdef"
+DATABASE_URL = "sqlite:////srv/tasks.db" if USES_SQLITE else "postgresql://tasks:hunter2@db.example.com/tasks"
+PRODUCTION = {"ENVIRONMENT": "production", "API_KEY_SECRET": SECRET, "DATABASE_URL": DATABASE_URL}
+
+
+@pytest.fixture(autouse=True)
+def empty_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No settings from the machine that runs the tests: a folder without `.env`, an environment without any."""
+    monkeypatch.chdir(tmp_path)
+    for name in NAMES:
+        monkeypatch.delenv(name, raising=False)
+
+
+def load(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]) -> Settings:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    return load_settings()
+
+
+def refuse(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]) -> str:
+    """The message with which the service refuses to start."""
+    with pytest.raises(SystemExit) as caught:
+        load(monkeypatch, environment)
+    assert isinstance(caught.value.code, str)
+    return caught.value.code
+
+
+def faults(message: str) -> set[str]:
+    """The variables that the message names, each at the start of a line."""
+    return set(re.findall(r"^  ([A-Z_]+): ", message, re.MULTILINE))
+
+
+def test_development_needs_no_settings() -> None:
+    settings = load_settings()
+    assert settings.environment == "development"
+    assert settings.database_url.get_secret_value() == DEFAULT_DATABASE_URL
+    assert settings.key_secret() == DEVELOPMENT_SECRET.encode()
+    assert settings.admin_api_key is None
+    assert settings.cors_origins == ()
+    assert settings.migrates_on_start
+    assert settings.host == "127.0.0.1"
+
+
+def test_production_starts_with_explicit_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = load(monkeypatch, {**PRODUCTION, "CORS_ORIGINS": "https://a.example.com,https://b.example.com:8443"})
+    assert settings.key_secret() == SECRET.encode()
+    assert settings.cors_origins == ("https://a.example.com", "https://b.example.com:8443")
+    assert settings.migrates_on_start == USES_SQLITE
+
+
+def test_gunicorn_names_every_bad_variable_at_once_and_shows_no_secret() -> None:
+    bad = {
+        "ENVIRONMENT": "production",
+        "PORT": "http",
+        "MCP_PORT": "99999",
+        "WEB_CONCURRENCY": "0",
+        "LOG_LEVEL": "LOUD",
+        "REQUEST_TIMEOUT": "-1",
+        "DATABASE_URL": "oracle://scott:hunter2@db/tasks",
+        "MIGRATION_DATABASE_URL": "hunter2",
+        "MIGRATE_ON_START": "hunter2?",
+        "API_KEY_SECRET": "hunter2",
+        "ADMIN_API_KEY": "hunter2",
+        "CORS_ORIGINS": "*",
+        "MCP_ALLOWED_HOSTS": "https://mcp.example.com/",
+    }
+    command = [sys.executable, "-m", "gunicorn"]
+    environment = {**os.environ, **bad}
+    run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert run.returncode not in (0, None)
+    assert run.stderr.splitlines()[0] == "The service cannot start with these settings:"
+    assert faults(run.stderr) == bad.keys() - {"ENVIRONMENT"}
+    assert len(run.stderr.splitlines()) == len(bad)
+    assert "hunter2" not in run.stdout + run.stderr
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"API_KEY_SECRET": ""}, "API_KEY_SECRET: required in production"),
+        ({"API_KEY_SECRET": DEVELOPMENT_SECRET}, "API_KEY_SECRET: is the development default"),
+        ({"API_KEY_SECRET": SECRET[:31]}, "API_KEY_SECRET: must have at least 32 characters"),
+        ({"API_KEY_SECRET_FILE": "secret"}, "API_KEY_SECRET: API_KEY_SECRET_FILE is set as well"),
+        ({"ADMIN_API_KEY": SECRET[:31]}, "ADMIN_API_KEY: must have at least 32 characters"),
+        ({"ENVIRONMENT": "staging"}, "ENVIRONMENT: Input should be 'development' or 'production'"),
+        ({"PORT": "9000", "MCP_PORT": "9000"}, "MCP_PORT: must differ from PORT"),
+        ({"MCP_ALLOWED_HOSTS": "mcp.example.com:8051"}, "MCP_ALLOWED_HOSTS: 'mcp.example.com:8051' is not a host name"),
+        ({"REQUEST_TIMEOUT": "26"}, "REQUEST_TIMEOUT: Input should be less than or equal to 25"),
+    ],
+)
+def test_production_refuses_what_is_unsafe(
+    monkeypatch: pytest.MonkeyPatch, changes: dict[str, str], fault: str
+) -> None:
+    message = refuse(monkeypatch, {**PRODUCTION, **changes})
+    assert f"  {fault}" in message
+    assert len(faults(message)) == 1
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "*",
+        "http://app.example.com",
+        "HTTP://APP.EXAMPLE.COM",
+        "https://localhost",
+        "https://LocalHost:3000",
+        "https://localhost.",
+        "https://app.localhost",
+        "https://127.0.0.1",
+        "https://127.8.9.10:443",
+        "https://127.1",
+        "https://2130706433",
+        "https://0x7f000001",
+        "https://0.0.0.0",
+        "https://0",
+        "https://[::1]",
+        "https://[::1]:8443",
+        "https://[0:0:0:0:0:0:0:1]",
+        "https://[::]",
+        "https://[::FFFF:127.0.0.1]",
+        "https://[::ffff:7f00:1]",
+    ],
+)
+def test_production_refuses_origins_that_anyone_or_this_machine_could_have(
+    monkeypatch: pytest.MonkeyPatch, origin: str
+) -> None:
+    message = refuse(monkeypatch, {**PRODUCTION, "CORS_ORIGINS": f"https://app.example.com, {origin}"})
+    assert f"  CORS_ORIGINS: {origin.lower()} is refused in production" in message
+    load(monkeypatch, {"ENVIRONMENT": "development"})
+
+
+@pytest.mark.parametrize(
+    "origin", ["app.example.com", "https://app.example.com/", "https://*.example.com", "null", "ftp://example.com"]
+)
+def test_what_is_no_origin_is_refused_everywhere(monkeypatch: pytest.MonkeyPatch, origin: str) -> None:
+    assert f"  CORS_ORIGINS: '{origin}' is not an origin" in refuse(monkeypatch, {"CORS_ORIGINS": origin})
+
+
+@pytest.mark.parametrize("origin", ["https://localhost.example.com", "https://128.0.0.1", "https://[2001:db8::1]"])
+def test_origins_that_only_look_local_are_accepted(monkeypatch: pytest.MonkeyPatch, origin: str) -> None:
+    assert load(monkeypatch, {**PRODUCTION, "CORS_ORIGINS": origin}).cors_origins == (origin,)
+
+
+def test_production_needs_an_explicit_database_unless_it_is_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    environment = {**PRODUCTION, "DATABASE_URL": ""}
+    if USES_SQLITE:
+        assert load(monkeypatch, environment).uses_sqlite
+    else:
+        assert "  DATABASE_URL: required in production" in refuse(monkeypatch, environment)
+
+
+@pytest.mark.parametrize(
+    ("url", "driver"),
+    [
+        ("postgres://u:p@h:5432/d", "asyncpg"),
+        ("postgresql://u:p@h/d?sslmode=require", "asyncpg"),
+        ("postgresql+psycopg2://u:p@h/d", "asyncpg"),
+        ("sqlite:///data/tasks.db", "aiosqlite"),
+        ("sqlite+pysqlite:////srv/tasks.db", "aiosqlite"),
+    ],
+)
+def test_urls_are_taken_as_people_have_them(url: str, driver: str) -> None:
+    parsed = parse_url(url)
+    assert parsed.get_driver_name() == driver
+    assert parsed.render_as_string(hide_password=False).partition("://")[2] == url.partition("://")[2]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "sqlite://",
+        "sqlite:///",
+        "sqlite:///:memory:",
+        "sqlite:///file::memory:?cache=shared&uri=true",
+        "mysql://u:hunter2@h/d",
+        "hunter2",
+        "postgresql://u:hunter2@h:port/d",
+    ],
+)
+@pytest.mark.parametrize("name", ["DATABASE_URL", "MIGRATION_DATABASE_URL"])
+def test_a_url_that_cannot_work_is_refused_without_being_shown(
+    monkeypatch: pytest.MonkeyPatch, name: str, url: str
+) -> None:
+    message = refuse(monkeypatch, {name: url})
+    assert faults(message) == {name}
+    assert "hunter2" not in message
+
+
+def test_a_database_whose_driver_is_not_installed_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    url, driver = ("postgresql://u:hunter2@h/d", "asyncpg") if USES_SQLITE else ("sqlite:///tasks.db", "aiosqlite")
+    assert f"  DATABASE_URL: needs the package {driver}" in refuse(monkeypatch, {"DATABASE_URL": url})
+
+
+def test_empty_values_count_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load(monkeypatch, dict.fromkeys(NAMES, "")) == Settings()
+
+
+def test_lists_and_levels_are_read_as_people_write_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = load(monkeypatch, {"MCP_ALLOWED_HOSTS": " MCP.Example.com ,localhost, ", "LOG_LEVEL": "debug"})
+    assert settings.mcp_allowed_hosts == ("mcp.example.com", "localhost")
+    assert settings.log_level == "DEBUG"
+
+
+def test_a_file_is_read_and_the_environment_wins_over_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path(".env").write_text("PORT=9001\nMCP_PORT=9002\n", encoding="utf-8")
+    settings = load(monkeypatch, {"MCP_PORT": "9003"})
+    assert (settings.port, settings.mcp_port) == (9001, 9003)
+
+
+def test_migrations_go_past_the_pooler(monkeypatch: pytest.MonkeyPatch) -> None:
+    direct = DATABASE_URL.replace("tasks", "direct")
+    settings = load(monkeypatch, {**PRODUCTION, "MIGRATION_DATABASE_URL": direct})
+    assert settings.migration_url == direct
+    assert settings.uses_pooler
+    assert "hunter2" not in settings.migration_target
+
+
+def test_a_missing_secret_file_is_made_once(tmp_path: Path) -> None:
+    file = tmp_path / "folder" / "secret"
+    settings = Settings(api_key_secret_file=file)
+    secret = settings.key_secret()
+    assert len(secret) >= 32
+    assert secret == settings.key_secret() == file.read_bytes()
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert list(file.parent.iterdir()) == [file]
+    assert Settings(api_key_secret_file=tmp_path / "another").key_secret() != secret
+
+
+RACE = """
+import os, sys
+from pathlib import Path
+from app.settings import Settings
+for number in range(20):
+    settings = Settings(api_key_secret_file=Path(sys.argv[1]) / str(number))
+    start, go = os.pipe()
+    for _ in range(6):
+        if os.fork() == 0:
+            os.close(go)
+            os.read(start, 1)  # until the parent closes its end: all at once
+            os.write(1, f"{number} {settings.key_secret().decode()}\\n".encode())
+            os._exit(0)
+    os.close(go)
+    os.close(start)
+    assert all(os.wait()[1] == 0 for _ in range(6))
+"""
+
+
+def test_processes_that_start_at_once_share_one_secret(tmp_path: Path) -> None:
+    run = subprocess.run([sys.executable, "-c", RACE, tmp_path], cwd=ROOT, capture_output=True, text=True, check=True)
+    lines = run.stdout.splitlines()
+    assert len(lines) == 120
+    assert len(set(lines)) == 20
+
+
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [("short\n", "holds fewer than 32 characters"), (None, "Not a directory (user id ")],
+)
+def test_a_secret_file_that_is_of_no_use_ends_the_start(tmp_path: Path, content: str | None, fault: str) -> None:
+    file = tmp_path / "secret"
+    file.write_text(content or "", encoding="ascii")
+    settings = Settings(api_key_secret_file=file if content else file / "folder" / "below-a-file")
+    with pytest.raises(SystemExit, match=re.escape(fault)):
+        settings.key_secret()
+
+
+def examples(file: str) -> dict[str, str]:
+    """The settings in the file, commented out or not; fails unless each has a line of explanation above."""
+    lines = (ROOT / file).read_text(encoding="utf-8").splitlines()
+    found = {}
+    for above, line in pairwise(lines):
+        if match := re.fullmatch(r"(?:# )?([A-Z_]+)=(.*)", line):
+            assert re.match(r"# \S+ ", above), f"{file}: nothing explains {match[1]}"
+            found[match[1]] = match[2]
+    return found
+
+
+@pytest.mark.parametrize("file", [".env.example", ".env.prod.example"])
+def test_the_examples_explain_every_setting_and_no_other(file: str) -> None:
+    assert examples(file).keys() == NAMES
+
+
+def test_the_example_for_development_shows_the_defaults() -> None:
+    default = Settings()
+    Path(".env").write_text("\n".join(f"{name}={value}" for name, value in examples(".env.example").items()))
+    assert load_settings() == default
+
+
+def test_the_example_for_production_asks_for_secrets_and_then_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (ROOT / ".env.prod.example").read_text(encoding="utf-8")
+    Path(".env").write_text(text, encoding="utf-8")
+    missing = faults(refuse(monkeypatch, {}))
+    assert missing == {"API_KEY_SECRET"} if USES_SQLITE else {"API_KEY_SECRET", "DATABASE_URL"}
+    Path(".env").write_text(re.sub(r"^# (?=[A-Z_]+=)", "", text, flags=re.MULTILINE), encoding="utf-8")
+    settings = load(monkeypatch, {name: PRODUCTION[name] for name in missing})
+    assert settings.environment == "production"
+    assert settings.admin_api_key is None

@@ -34,6 +34,20 @@ server = json.load(sys.stdin)
 asyncio.run(main(server["url"], server["headers"]))
 """
 
+# For machines without it: as much of curl as the services' READMEs use.
+CURL = """
+import argparse, urllib.request
+
+parser = argparse.ArgumentParser()
+parser.add_argument("-H", action="append")
+parser.add_argument("-d", type=str.encode)
+parser.add_argument("url")
+call = parser.parse_args()
+headers = dict(header.split(": ", 1) for header in call.H)
+with urllib.request.urlopen(urllib.request.Request(call.url, call.d, headers)) as response:
+    print(response.read().decode(), end="")
+"""
+
 
 @pytest.fixture(scope="session")
 def python(bake: Bake) -> Path:
@@ -137,6 +151,9 @@ def running(
     """Follow the README from nothing to a first call, on a machine that has uv."""
     folder = tmp_path_factory.mktemp("run")
     path = make_path(folder / "bin", **{"uv": UV, "python3.12": python})
+    if not Path(path, "curl").exists():
+        Path(path, "curl").write_text(f"#!{python}\n{CURL}")
+        Path(path, "curl").chmod(0o755)
     service = render(bake, combination, path)
     start, call = code_blocks(service.folder / "README.md", "First run", "sh")
     log = folder / "log"
@@ -149,6 +166,8 @@ def running(
             stdout=output,
             stderr=output,
             start_new_session=True,
+            # These tests ignore SIGINT where a shell runs them in the background; a terminal's programs do not.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         ) as process,
     ):
         try:

@@ -102,9 +102,9 @@ def create_engine(url: str, *, pool_size: int = 5, through_pooler: bool = False)
     dsn = parsed.set(drivername="postgresql", query=query).render_as_string(hide_password=False)
     cache: dict[str, Any] = {}
     if through_pooler:
-        # Unnamed statements only: they end with their transaction, and with them the pooler's hold on a connection.
+        # asyncpg then prepares without a name, and again for each use; SQLAlchemy has a cache of its own.
         cache = {"statement_cache_size": 0}
-        options["connect_args"] = {"prepared_statement_cache_size": 0, "prepared_statement_name_func": str}
+        options["connect_args"] = {"prepared_statement_cache_size": 0}
 
     async def connect() -> Any:
         return await asyncpg.connect(dsn, timeout=CONNECT_TIMEOUT, **cache)
@@ -113,7 +113,7 @@ def create_engine(url: str, *, pool_size: int = 5, through_pooler: bool = False)
 
 
 def _prepare_sqlite(engine: AsyncEngine, file: Path) -> None:
-    """A folder for the file, WAL for readers beside a writer, fsync at each commit, and a write lock taken before the first read.
+    """A folder; WAL, for readers beside a writer; fsync at each commit; a write lock that is taken before the first read.
 
     SQLAlchemy's default begins a transaction at its first write: two processes that read, then write, lose updates.
     """
@@ -158,13 +158,9 @@ class Database:
         sqlite = is_sqlite(url)
         # SQLite's one writer has a connection of its own beside the readers'.
         self.engine = create_engine(url, pool_size=pool_size + sqlite, through_pooler=through_pooler)
-        # A query is one statement, not BEGIN, SELECT, ROLLBACK; but a pooler keeps a connection only for a transaction.
-        if sqlite:
-            reader = self.engine.execution_options(reads_only=True)
-        elif through_pooler:
-            reader = self.engine
-        else:
-            reader = self.engine.execution_options(isolation_level="AUTOCOMMIT")
+        # A query is one statement: not BEGIN, SELECT, ROLLBACK, nor a wait for SQLite's write lock.
+        reads: dict[str, Any] = {"reads_only": True} if sqlite else {"isolation_level": "AUTOCOMMIT"}
+        reader = self.engine.execution_options(**reads)
         self._reader = async_sessionmaker(reader, expire_on_commit=False)
         self._writer = async_sessionmaker(self.engine, expire_on_commit=False)
         # First come, first served: SQLAlchemy's own queue lets newcomers overtake, which ruins the slowest requests.

@@ -18,6 +18,8 @@ from app.settings import ROOT
 
 ADMIN_KEY = "admin-key-for-tests-0123456789abcdef"
 START_TIMEOUT = 60.0
+SLOW_APP = "tests.slow_app:create_app()"
+SLOW_REQUEST_STARTED = "a slow request started"
 
 
 def free_port() -> int:

@@ -1,4 +1,7 @@
-"""The service with routes that take as long as they are told: `Server(app="tests.slow_app:create_app()")`."""
+"""The service with routes that take as long as they are told: `Server(app=SLOW_APP)`.
+
+Tests do not import this: it adds the routes to the service's own.
+"""
 
 import asyncio
 import logging
@@ -11,24 +14,23 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from app.database import Database
 from app.health import router
 from app.main import create_app
+from tests.server import SLOW_REQUEST_STARTED
 
 __all__ = ["create_app"]
-
-STARTED = "a slow request started"
 
 logger = logging.getLogger(__name__)
 
 
 @router.get("/slow/wait")
 async def wait(seconds: float) -> None:
-    logger.info(STARTED)
+    logger.info(SLOW_REQUEST_STARTED)
     await asyncio.sleep(seconds)
 
 
 @router.get("/slow/block")
 async def block(seconds: float) -> None:
     """What no code should do: nothing else in the process gets a turn."""
-    logger.info(STARTED)
+    logger.info(SLOW_REQUEST_STARTED)
     time.sleep(seconds)  # noqa: ASYNC251
 
 

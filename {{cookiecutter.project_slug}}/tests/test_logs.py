@@ -116,8 +116,9 @@ def test_a_harmful_request_id_is_replaced(client: TestClient, logged: Lines, req
     assert [line["request_id"] for line in logged() if line["logger"] == "app.access"] == [used]
 
 
-@pytest.mark.parametrize("value", [b"a\rSet-Cookie: a=b", b"a\nSet-Cookie: a=b", b"a\r\n Set-Cookie: a=b", b"a\x00b"])
-def test_a_request_id_cannot_smuggle_a_header(server: Server, value: bytes) -> None:
+@pytest.mark.parametrize("separator", [b"\r", b"\n", b"\r\n ", b"\t", b'","', b"\x00", b"\xff"])
+def test_a_request_id_cannot_smuggle_anything_past_the_server(server: Server, separator: bytes) -> None:
+    value = b"a" + separator + b"Set-Cookie: a=b"
     with socket.create_connection(("127.0.0.1", server.port), timeout=5) as connection:
         connection.sendall(b"GET /tasks HTTP/1.1\r\nHost: localhost\r\nX-Request-ID: " + value + b"\r\n\r\n")
         head = connection.recv(4096).partition(b"\r\n\r\n")[0]

@@ -14,10 +14,8 @@ import pytest
 from app.database import is_sqlite
 from tests.conftest import execute
 from tests.load import Load
-from tests.server import Server, wait_until
-from tests.slow_app import STARTED
+from tests.server import SLOW_APP, SLOW_REQUEST_STARTED, Server, wait_until
 
-SLOW_APP = "tests.slow_app:create_app()"
 KILLS = 6
 
 
@@ -51,7 +49,9 @@ def test_a_shutdown_lets_requests_finish_and_tells_those_that_cannot(
         ThreadPoolExecutor() as threads,
     ):
         short, long = (threads.submit(client.get, "/slow/wait", params={"seconds": seconds}) for seconds in (3, 60))
-        wait_until(lambda: server.log_file.read_text().count(STARTED) == 2, timeout=10, what="both are in flight")
+        wait_until(
+            lambda: server.log_file.read_text().count(SLOW_REQUEST_STARTED) == 2, timeout=10, what="both are in flight"
+        )
         started = time.monotonic()
         assert server.stop(number) == 0
         assert time.monotonic() - started < 15
@@ -96,7 +96,7 @@ def test_a_worker_that_hangs_is_killed_and_replaced_while_the_other_answers(tmp_
     ):
         before = server.workers()
         hanging = threads.submit(client.get, "/slow/block", params={"seconds": 60})
-        wait_until(lambda: STARTED in server.log_file.read_text(), timeout=10, what="the worker hangs")
+        wait_until(lambda: SLOW_REQUEST_STARTED in server.log_file.read_text(), timeout=10, what="the worker hangs")
         started = time.monotonic()
         while not hanging.done():
             assert httpx2.get(f"{server.url}/health").status_code == 200

@@ -9,6 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
 from app.database import is_sqlite, parse_url
 from app.settings import DEFAULT_DATABASE_URL, DEVELOPMENT_SECRET, ROOT, Settings, load_settings
@@ -229,7 +230,12 @@ def test_migrations_go_past_the_pooler(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = load(monkeypatch, {**PRODUCTION, "MIGRATION_DATABASE_URL": direct})
     assert settings.migration_url == direct
     assert settings.uses_pooler
-    assert "hunter2" not in settings.migration_target
+    assert not load(monkeypatch, {"MIGRATION_DATABASE_URL": ""}).uses_pooler
+
+
+def test_where_migrations_go_can_be_shown() -> None:
+    settings = Settings.model_construct(migration_database_url=SecretStr("postgresql://tasks:hunter2@db/tasks"))
+    assert settings.migration_target == "postgresql+asyncpg://tasks:***@db/tasks"
 
 
 def test_a_missing_secret_file_is_made_once(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import subprocess
+import tempfile
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,9 +27,10 @@ from mcp.client.client import Client
 from mcp.client.streamable_http import streamable_http_client
 
 async def main(url, headers):
-    async with httpx2.AsyncClient(headers=headers) as http, Client(streamable_http_client(url, http_client=http)) as client:
-        result = await client.call_tool("list_tasks", {})
-        print(json.dumps(result.structured_content))
+    async with httpx2.AsyncClient(headers=headers) as http:
+        async with Client(streamable_http_client(url, http_client=http)) as client:
+            result = await client.call_tool("list_tasks", {})
+            print(json.dumps(result.structured_content))
 
 server = json.load(sys.stdin)
 asyncio.run(main(server["url"], server["headers"]))
@@ -78,14 +80,20 @@ def render(bake: Bake, combination: Combination, path: str) -> Service:
 
 
 @pytest.fixture(scope="session")
-def installed(bake: Bake, combination: Combination, python: Path, tmp_path_factory: pytest.TempPathFactory) -> Service:
+def installed(
+    bake: Bake, combination: Combination, python: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Service]:
     """Installed on a machine that has Python 3.12 or newer, but no uv."""
     path = make_path(tmp_path_factory.mktemp("path") / "bin", **{"python3.12": python})
     service = render(bake, combination, path)
     packages = (service.folder / "requirements-dev.txt").read_text().count("==")
     with reported(combination, f"installed the lock of {packages} packages, without uv on PATH"):
         service.make("install")
-    return service
+    with tempfile.TemporaryDirectory() as folder:
+        # Each start of pytest closes the folder that all runs of a user share to everybody else. As root, PostgreSQL
+        # runs as another user and may just be starting in there.
+        service.env["PYTEST_DEBUG_TEMPROOT"] = folder
+        yield service
 
 
 def test_what_is_installed_is_consistent_and_stays(installed: Service) -> None:

@@ -93,6 +93,7 @@ def corrupt_task(database_url: str, client: TestClient) -> Iterator[int]:
 def settings(database_url: str) -> Settings:
     return Settings(
         database_url=SecretStr(database_url),
+        database_pool_size=4,
         admin_api_key=SecretStr(ADMIN_KEY),
         cors_origins=("https://app.example.com",),
         port=8000,

@@ -62,6 +62,8 @@ class Server:
         self._environment = {
             **{name: value for name, value in os.environ.items() if name != "PROMETHEUS_MULTIPROC_DIR"},
             "ADMIN_API_KEY": ADMIN_KEY,
+            # All test processes together must stay below what a PostgreSQL takes by default, which is 100.
+            "DATABASE_POOL_SIZE": "4",
             "HOST": "127.0.0.1",
             "PORT": str(self.port),
             "MCP_PORT": str(self.mcp_port),

@@ -18,28 +18,11 @@ from starlette.testclient import TestClient
 
 from app import database
 from app.database import Database
-from app.main import create_app
+from app.main import OPEN_PATHS, create_app
 from app.settings import Settings
 from tests.conftest import MCP_URL, REST_URL, execute, visitor
 from tests.server import Server, fetch, wait_until
 
-ROUTES = {
-    "/admin/api-keys",
-    "/admin/api-keys/{key_id}",
-    "/admin/api-keys/{key_id}/revoke",
-    "/docs",
-    "/health",
-    "/live",
-    "/mcp",
-    "/metrics",
-    "/openapi.json",
-    "/ready",
-    "/redoc",
-    "/tasks",
-    "/tasks/{task_id}",
-    "/tasks/{task_id}/complete",
-    "unmatched",
-}
 METHODS = {"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "other"}
 
 
@@ -175,23 +158,24 @@ def test_requests_in_progress_are_forgotten_with_their_worker(server: Server, ke
     assert in_progress() == 0
 
 
-def test_no_request_can_invent_a_time_series(server: Server, key: str) -> None:
+def test_no_request_can_invent_a_time_series(server: Server, client: TestClient, key: str) -> None:
     def after_odd_requests() -> set[str]:
         """The time series there are."""
-        with httpx2.Client(verify=False) as client:
+        with httpx2.Client(verify=False) as stranger:
             for port in (server.port, server.mcp_port):
                 for headers in ({}, {"X-API-Key": key}):
                     for method in ("GET", "PROPFIND", "PURGE"):
                         for path in ("", "/tasks", "/mcp"):
                             url = f"http://127.0.0.1:{port}{path}/{uuid.uuid4()}"
-                            assert client.request(method, url, headers=headers).status_code >= 400
+                            assert stranger.request(method, url, headers=headers).status_code >= 400
         return set(samples(server))
 
     after_odd_requests()
     there_are = after_odd_requests()
     assert after_odd_requests() == there_are
     labels = re.findall(r'(method|route)="(.*?)"', "\n".join(there_are))
-    assert {value for name, value in labels if name == "route"} <= ROUTES
+    routes = {"/mcp", "unmatched", *OPEN_PATHS, *client.get("/openapi.json").json()["paths"]}
+    assert {value for name, value in labels if name == "route"} <= routes
     assert {value for name, value in labels if name == "method"} <= METHODS
 
 

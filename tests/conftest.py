@@ -1,7 +1,10 @@
 """Fixtures to bake the combinations, and the report of what was rendered, installed and run."""
 
+import fcntl
+import os
 import re
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +17,12 @@ from xdist.scheduler import LoadScopeScheduling
 
 from tests.combinations import COMBINATIONS, TEMPLATE, Combination
 from tests.machine import environment, run
+
+# Each start of pytest closes the folder that all runs of a user share to everybody else. As root, PostgreSQL runs as
+# another user and needs its data open: so this run, with all its processes, has a folder of its own.
+own_folder = None if "PYTEST_DEBUG_TEMPROOT" in os.environ else tempfile.mkdtemp()
+if own_folder:
+    os.environ["PYTEST_DEBUG_TEMPROOT"] = own_folder
 
 Bake = Callable[..., Path]
 Step = tuple[str, str, float]
@@ -44,6 +53,16 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByCombinatio
 def pytest_sessionfinish(session: pytest.Session) -> None:
     if hasattr(session.config, "workeroutput"):
         session.config.workeroutput["steps"] = steps
+    elif own_folder and not session.testsfailed:
+        shutil.rmtree(own_folder, ignore_errors=True)
+
+
+@pytest.fixture
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Held by one test of all processes at a time: what it runs checks timings."""
+    with (tmp_path_factory.getbasetemp().parent / "alone").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 @pytest.hookimpl(optionalhook=True)

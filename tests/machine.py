@@ -13,7 +13,7 @@ from pathlib import Path
 TOOLS = ["git", "make", "sh", *("date", "expand", "grep", "hostname", "sed", "touch")]
 
 # What is used where it is there: by the services' READMEs, by some of their tests, by their PostgreSQL if run as root.
-OPTIONAL_TOOLS = ["curl", "openssl", "pgbouncer", "setpriv", "useradd"]
+OPTIONAL_TOOLS = ["curl", "openssl", "pgbouncer", "prlimit", "setpriv", "useradd"]
 
 # What make, pytest and a virtual environment around these tests would tell the commands under test.
 NOT_INHERITED = ("MAKE", "MFLAGS", "PYTEST", "COV", "VIRTUAL_ENV", "PYTHON", "DATABASE_URL", "ARGS", "OUTPUT")

@@ -5,7 +5,6 @@ import os
 import re
 import signal
 import subprocess
-import tempfile
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -80,20 +79,14 @@ def render(bake: Bake, combination: Combination, path: str) -> Service:
 
 
 @pytest.fixture(scope="session")
-def installed(
-    bake: Bake, combination: Combination, python: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Service]:
+def installed(bake: Bake, combination: Combination, python: Path, tmp_path_factory: pytest.TempPathFactory) -> Service:
     """Installed on a machine that has Python 3.12 or newer, but no uv."""
     path = make_path(tmp_path_factory.mktemp("path") / "bin", **{"python3.12": python})
     service = render(bake, combination, path)
     packages = (service.folder / "requirements-dev.txt").read_text().count("==")
     with reported(combination, f"installed the lock of {packages} packages, without uv on PATH"):
         service.make("install")
-    with tempfile.TemporaryDirectory() as folder:
-        # Each start of pytest closes the folder that all runs of a user share to everybody else. As root, PostgreSQL
-        # runs as another user and may just be starting in there.
-        service.env["PYTEST_DEBUG_TEMPROOT"] = folder
-        yield service
+    return service
 
 
 def test_what_is_installed_is_consistent_and_stays(installed: Service) -> None:
@@ -106,6 +99,7 @@ def test_its_style_and_types_are_clean(installed: Service, combination: Combinat
         installed.make("lint")
 
 
+@pytest.mark.usefixtures("alone")
 def test_its_own_tests_pass(installed: Service, combination: Combination) -> None:
     with reported(combination, "tested by its own `make test`") as details:
         details += re.findall(r"=+ (\d+ passed.*) in ", installed.make("test"))

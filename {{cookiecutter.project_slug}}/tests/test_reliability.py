@@ -94,6 +94,7 @@ def test_a_worker_that_hangs_is_killed_and_replaced_while_the_other_answers(tmp_
         server.client(server.issue_key(uuid.uuid4().hex)) as client,
         ThreadPoolExecutor() as threads,
     ):
+        wait_until(lambda: len(server.workers()) == 2, timeout=10, what="both workers run")
         before = server.workers()
         hanging = threads.submit(client.get, "/slow/block", params={"seconds": 60})
         wait_until(lambda: SLOW_REQUEST_STARTED in server.log_file.read_text(), timeout=10, what="the worker hangs")

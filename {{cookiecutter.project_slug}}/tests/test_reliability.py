@@ -23,17 +23,24 @@ def test_fifty_writers_lose_nothing_while_workers_are_killed(tmp_path: Path, emp
     with Server(tmp_path, DATABASE_URL=empty_database_url) as server:
         load = Load(server, server.issue_key("load"))
 
+        def killed() -> int:
+            return server.log_file.read_text().count("was sent SIGKILL")
+
+        def kill_worker() -> None:
+            before = killed()
+            os.kill(server.workers()[0], signal.SIGKILL)
+            wait_until(lambda: killed() > before, timeout=10, what="the master notices")
+
         async def kill_workers(_client: httpx2.AsyncClient) -> None:
             for _ in range(KILLS):
                 await asyncio.sleep(1.5)
-                os.kill(server.workers()[0], signal.SIGKILL)
+                await asyncio.to_thread(kill_worker)
 
         asyncio.run(load.run(10, meanwhile=kill_workers))
         load.check()
-        log = server.log_file.read_text()
     assert len(load.created) > 50
     assert load.cut, "no kill hit a request"
-    assert log.count("was sent SIGKILL") == KILLS
+    assert killed() == KILLS
     assert not [line for line in server.logs() if "exception" in line or line["logger"] == "app.database"]
     if is_sqlite(empty_database_url):
         assert execute(empty_database_url, "PRAGMA integrity_check") == [("ok",)]

@@ -18,7 +18,6 @@ from typing import Any
 CONTEXT: dict[str, Any] = json.loads(r"""{{ cookiecutter | tojson }}""")
 
 NOT_BUILT_YET = {
-    "package_manager": ["pip", "venv"],
     "gpu": ["yes"],
 }
 

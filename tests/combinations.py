@@ -17,6 +17,6 @@ class Combination(NamedTuple):
         return "-".join(self)
 
 
-COMBINATIONS = [Combination(*values) for values in product(["sqlite", "postgres"], ["uv"])]
+COMBINATIONS = [Combination(*values) for values in product(["sqlite", "postgres"], ["uv", "pip", "venv"])]
 
-REFUSED = [("package_manager", "pip"), ("package_manager", "venv"), ("gpu", "yes")]
+REFUSED = [("gpu", "yes")]

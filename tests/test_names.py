@@ -60,12 +60,21 @@ def python_constant(source: str, name: str) -> str:
     return str(ast.literal_eval(match[1]))
 
 
+def label(dockerfile: str, name: str) -> str:
+    match = re.search(rf'{name}="((?:[^"\\]|\\.)*)"', dockerfile)
+    assert match
+    assert not re.search(r"(?<!\\)(\\\\)*\$", match[1]), "a variable"
+    return re.sub(r"\\(.)", r"\1", match[1])
+
+
 READ_BACK: dict[str, dict[str, Callable[[str], str]]] = {
     "project_name": {
+        "Dockerfile": lambda text: label(text, "title"),
         "README.md": lambda text: inline_text(text, "heading"),
         "app/settings.py": lambda text: python_constant(text, "TITLE"),
     },
     "description": {
+        "Dockerfile": lambda text: label(text, "description"),
         "README.md": lambda text: inline_text(text, "paragraph"),
         "pyproject.toml": lambda text: str(tomli.loads(text)["project"]["description"]),
     },

@@ -14,9 +14,10 @@ from tests.combinations import TEMPLATE, Combination
 from tests.machine import SCRIPTS, environment, files, run
 
 TREE = """
-.env.example .env.prod.example .gitignore Makefile README.md alembic.ini gunicorn.conf.py pyproject.toml
+.dockerignore .env.example .env.prod.example .gitignore Dockerfile Makefile README.md alembic.ini compose.prod.yaml
+compose.yaml gunicorn.conf.py pyproject.toml
 requirements.txt requirements-dev.txt
-app/__init__.py app/auth.py app/database.py app/errors.py app/health.py app/logs.py app/main.py app/mcp.py
+app/__init__.py app/auth.py app/database.py app/errors.py app/health.py app/healthcheck.py app/logs.py app/main.py app/mcp.py
 app/metrics.py app/middleware.py app/migrate.py app/models.py app/openapi.py app/problems.py app/rest.py
 app/schemas.py app/settings.py app/tasks.py
 migrations/env.py migrations/script.py.mako migrations/versions/0001_tasks_and_api_keys.py
@@ -24,7 +25,7 @@ tests/__init__.py tests/conftest.py tests/load.py tests/server.py tests/slow_app
 tests/test_cors.py tests/test_health.py tests/test_logs.py tests/test_mcp.py tests/test_migrations.py
 tests/test_openapi.py tests/test_reliability.py tests/test_rest.py tests/test_settings.py
 """
-TREE_WITH = {"sqlite": "tests/test_sqlite.py", "postgres": "tests/postgres.py tests/test_postgres.py"}
+TREE_WITH = {"sqlite": "app/backup.py tests/test_sqlite.py", "postgres": "tests/postgres.py tests/test_postgres.py"}
 
 WINDOWS_REFUSES = re.compile(r'[<>:"|?*\\\x00-\x1f]|[ .]$|^(con|prn|aux|nul|com\d|lpt\d)(\.|$)', re.IGNORECASE)
 

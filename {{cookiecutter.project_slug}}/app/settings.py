@@ -1,5 +1,5 @@
 {% from 'quoting.jinja' import python_string %}
-"""Settings, read from the environment or `.env` and checked once, at start."""
+"""Settings, read from the environment or `.env` and checked once, at start; `python -m app.settings` only checks."""
 
 import os
 import re
@@ -90,7 +90,10 @@ class Settings(BaseSettings):
         url = value.get_secret_value()
         if _in_production(info) and url == DEFAULT_DATABASE_URL and not is_sqlite(url):
             raise ValueError("required in production, such as postgresql://user:password@host:5432/name")
-        driver = parse_url(url).get_driver_name()
+        parsed = parse_url(url)
+        if parsed.password == "":
+            raise ValueError("its password is empty: set POSTGRES_PASSWORD, if it is made of that")
+        driver = parsed.get_driver_name()
         if find_spec(driver) is None:
             raise ValueError(f"needs the package {driver}, which is not installed")
         return value
@@ -105,8 +108,6 @@ class Settings(BaseSettings):
     @field_validator("api_key_secret")
     @classmethod
     def _check_secret(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
-        if value is not None and info.data["api_key_secret_file"] is not None:
-            raise ValueError("API_KEY_SECRET_FILE is set as well; keep one of the two")
         if _in_production(info):
             if value is None and info.data["api_key_secret_file"] is None:
                 raise ValueError(f"required in production: {MAKE_SECRET}")
@@ -221,3 +222,7 @@ def load_settings() -> Settings:
         faults = error.errors(include_url=False, include_input=False)
         lines = [f"  {str(fault['loc'][0]).upper()}: {fault['msg'].removeprefix('Value error, ')}" for fault in faults]
         sys.exit("\n".join(["The service cannot start with these settings:", *lines]))
+
+
+if __name__ == "__main__":
+    load_settings()

@@ -98,7 +98,6 @@ def test_gunicorn_names_every_bad_variable_at_once_and_shows_no_secret() -> None
         ({"API_KEY_SECRET": ""}, "API_KEY_SECRET: required in production"),
         ({"API_KEY_SECRET": DEVELOPMENT_SECRET}, "API_KEY_SECRET: is the development default"),
         ({"API_KEY_SECRET": SECRET[:31]}, "API_KEY_SECRET: must have at least 32 characters"),
-        ({"API_KEY_SECRET_FILE": "secret"}, "API_KEY_SECRET: API_KEY_SECRET_FILE is set as well"),
         ({"ADMIN_API_KEY": SECRET[:31]}, "ADMIN_API_KEY: must have at least 32 characters"),
         ({"ENVIRONMENT": "staging"}, "ENVIRONMENT: Input should be 'development' or 'production'"),
         ({"PORT": "9000", "MCP_PORT": "9000"}, "MCP_PORT: must differ from PORT"),
@@ -247,6 +246,12 @@ def test_a_missing_secret_file_is_made_once(tmp_path: Path) -> None:
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert list(file.parent.iterdir()) == [file]
     assert Settings(api_key_secret_file=tmp_path / "another").key_secret() != secret
+
+
+def test_a_secret_wins_over_the_file_for_one(tmp_path: Path) -> None:
+    settings = Settings(api_key_secret=SecretStr(SECRET), api_key_secret_file=tmp_path / "secret")
+    assert settings.key_secret() == SECRET.encode()
+    assert list(tmp_path.iterdir()) == []
 
 
 RACE = """

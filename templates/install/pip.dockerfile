@@ -1,0 +1,9 @@
+{# How the image installs a lock with pip: into a user site outside root's home, which no other user could read. #}
+{% macro environment() %}
+ENV PATH=/opt/user/bin:$PATH PYTHONUSERBASE=/opt/user
+{%- endmacro %}
+{% macro install(lock) %}
+RUN --mount=type=bind,source={{ lock }},target={{ lock }} \
+    --mount=type=cache,target=/root/.cache/pip \
+    pip install --quiet --user --no-compile --no-warn-script-location --require-hashes --requirement {{ lock }}
+{%- endmacro %}

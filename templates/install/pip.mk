@@ -1,0 +1,17 @@
+# pip, into .local: a user site of this project's own. There it is in nobody's way, so that a Python which the system
+# manages may be told to allow it. pip removes nothing, so that a lock which changed gets a new site.
+BIN := .local/bin
+export PYTHONUSERBASE := $(CURDIR)/.local
+
+.PHONY: install
+install: .local/installed ## Install what requirements-dev.txt names into .local
+# In a virtual environment there is no user site: this is the Python that the environment was made from.
+.local/installed: BASE = $(shell '$(PYTHON)' -c 'import sys; print(sys._base_executable)')
+.local/installed: requirements-dev.txt
+	@[ -n '$(PYTHON)' ] || { echo 'make: needs Python 3.12 or newer' >&2; exit 1; }
+	rm -rf .local
+	'$(BASE)' -m pip install --quiet --disable-pip-version-check --no-warn-script-location --user \
+		--break-system-packages --require-hashes --requirement $<
+	printf '#!/bin/sh\nPYTHONUSERBASE="%s" exec "%s" "$$@"\n' "$$PYTHONUSERBASE" '$(BASE)' > $(BIN)/python
+	chmod +x $(BIN)/python
+	@touch $@

@@ -1,0 +1,14 @@
+{# How the image installs a lock with uv: into a virtual environment. #}
+{% macro environment() %}
+ENV PATH=/opt/venv/bin:$PATH
+{%- endmacro %}
+{% macro install(lock) %}
+RUN --mount=type=bind,source=requirements-dev.txt,target=requirements-dev.txt \
+    --mount=type=cache,target=/root/.cache/pip \
+    sed -n '/^uv==/,/# via/p' requirements-dev.txt > /tmp/uv.txt && \
+    pip install --quiet --require-hashes --requirement /tmp/uv.txt
+RUN --mount=type=bind,source={{ lock }},target={{ lock }} \
+    --mount=type=cache,target=/root/.cache/uv \
+    uv venv --quiet /opt/venv && \
+    uv pip sync --quiet --require-hashes --link-mode=copy --python=/opt/venv {{ lock }}
+{%- endmacro %}

@@ -1,0 +1,10 @@
+# pip, into .venv. It removes nothing, so that a lock which changed gets a new environment.
+BIN := .venv/bin
+
+.PHONY: install
+install: .venv/installed ## Install what requirements-dev.txt names into .venv
+.venv/installed: requirements-dev.txt
+	@[ -n '$(PYTHON)' ] || { echo 'make: needs Python 3.12 or newer' >&2; exit 1; }
+	$(PYTHON) -m venv --clear .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement $<
+	@touch $@

@@ -1,6 +1,7 @@
 """A machine as bare as the READMEs promise: what is on PATH there, and how to run a command on it."""
 
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -9,14 +10,44 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from markdown_it import MarkdownIt
+from packaging.requirements import Requirement
+
 # What the READMEs ask for besides Python, and what the recipes of the Makefiles call.
-TOOLS = ["git", "make", "sh", *("date", "expand", "grep", "hostname", "sed", "touch")]
+TOOLS = ["git", "make", "sh", *("chmod", "date", "expand", "grep", "hostname", "rm", "sed", "touch")]
 
 # What is used where it is there: by the services' READMEs, by some of their tests, by their PostgreSQL if run as root.
 OPTIONAL_TOOLS = ["curl", "openssl", "pgbouncer", "prlimit", "setpriv", "useradd"]
 
 # What make, pytest and a virtual environment around these tests would tell the commands under test.
 NOT_INHERITED = ("MAKE", "MFLAGS", "PYTEST", "COV", "VIRTUAL_ENV", "PYTHON", "DATABASE_URL", "ARGS", "OUTPUT")
+
+# Lists the tasks as an assistant would; the server's URL and headers come on stdin.
+MCP_CALL = """
+import asyncio, json, sys
+import httpx2
+from mcp.client.client import Client
+from mcp.client.streamable_http import streamable_http_client
+
+async def main(url, headers):
+    async with httpx2.AsyncClient(headers=headers) as http:
+        async with Client(streamable_http_client(url, http_client=http)) as client:
+            result = await client.call_tool("list_tasks", {})
+            print(json.dumps(result.structured_content))
+
+server = json.load(sys.stdin)
+asyncio.run(main(server["url"], server["headers"]))
+"""
+
+# The version of Python, and of each package but pip, which belongs to the Python.
+PACKAGES = """
+import json, platform, re
+from importlib.metadata import distributions
+
+packages = {re.sub("[-_.]+", "-", each.name).lower(): each.version for each in distributions()}
+packages.pop("pip", None)
+print(json.dumps([platform.python_version(), packages]))
+"""
 
 SCRIPTS = Path(sys.executable).parent
 """Where the template's own environment keeps cookiecutter, cruft, ruff and uv."""
@@ -73,3 +104,24 @@ def wait_until(condition: Callable[[], object], *, timeout: float, what: Callabl
     while not condition():
         assert time.monotonic() < deadline, f"not within {timeout:g} s: {what()}"
         time.sleep(0.1)
+
+
+def locked_packages(lock: str, python_version: str) -> dict[str, str]:
+    """The version of each package that a lock names for this platform."""
+    lines = re.findall(r"^([a-z0-9][^\\]+)", lock, re.MULTILINE)
+    requirements = [Requirement(line) for line in lines]
+    target = {"python_version": python_version.rpartition(".")[0], "python_full_version": python_version}
+    return {
+        each.name: str(each.specifier).removeprefix("==")
+        for each in requirements
+        if each.marker is None or each.marker.evaluate(target)
+    }
+
+
+def code_blocks(readme: Path, section: str, language: str) -> list[str]:
+    """The code of one language in a section of a README."""
+    tokens = MarkdownIt().parse(readme.read_text())
+    start = next(number for number, token in enumerate(tokens) if token.content == section)
+    rest = tokens[start + 2 :]
+    end = next((number for number, token in enumerate(rest) if token.type == "heading_open"), len(rest))
+    return [token.content for token in rest[:end] if token.type == "fence" and token.info == language]

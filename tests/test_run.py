@@ -11,29 +11,23 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from markdown_it import MarkdownIt
 
 from tests.combinations import Combination
 from tests.conftest import Bake, reported
-from tests.machine import SCRIPTS, environment, free_port, make_path, run, wait_until
+from tests.machine import (
+    MCP_CALL,
+    PACKAGES,
+    SCRIPTS,
+    code_blocks,
+    environment,
+    free_port,
+    locked_packages,
+    make_path,
+    run,
+    wait_until,
+)
 
 UV = SCRIPTS / "uv"
-
-MCP_CALL = """
-import asyncio, json, sys
-import httpx2
-from mcp.client.client import Client
-from mcp.client.streamable_http import streamable_http_client
-
-async def main(url, headers):
-    async with httpx2.AsyncClient(headers=headers) as http:
-        async with Client(streamable_http_client(url, http_client=http)) as client:
-            result = await client.call_tool("list_tasks", {})
-            print(json.dumps(result.structured_content))
-
-server = json.load(sys.stdin)
-asyncio.run(main(server["url"], server["headers"]))
-"""
 
 # For machines without it: as much of curl as the services' READMEs use.
 CURL = """
@@ -67,6 +61,8 @@ class Service(NamedTuple):
     folder: Path
     env: dict[str, str]
     ports: tuple[int, int]
+    python: Path
+    """What the project's packages are installed for."""
 
     def make(self, *arguments: str, timeout: float = 600) -> str:
         return run("make", *arguments, cwd=self.folder, env=self.env, timeout=timeout).stdout
@@ -75,7 +71,9 @@ class Service(NamedTuple):
 def render(bake: Bake, combination: Combination, path: str) -> Service:
     ports = (free_port(), free_port())
     folder = bake(**combination._asdict(), api_port=ports[0], mcp_port=ports[1])
-    return Service(folder, environment(PATH=path, PYENV_ROOT=str(folder / "none")), ports)
+    installed = ".local" if combination.package_manager == "pip" else ".venv"
+    env = environment(PATH=path, PYENV_ROOT=str(folder / "none"))
+    return Service(folder, env, ports, folder / installed / "bin" / "python")
 
 
 @pytest.fixture(scope="session")
@@ -89,9 +87,20 @@ def installed(bake: Bake, combination: Combination, python: Path, tmp_path_facto
     return service
 
 
-def test_what_is_installed_is_consistent_and_stays(installed: Service) -> None:
-    run(".venv/bin/uv", "pip", "check", "--python", ".venv", cwd=installed.folder, env=installed.env)
+def test_exactly_the_lock_is_installed_and_stays(installed: Service) -> None:
+    printed = run(installed.python, "-c", PACKAGES, cwd=installed.folder, env=installed.env).stdout
+    python_version, packages = json.loads(printed)
+    lock = (installed.folder / "requirements-dev.txt").read_text()
+    assert packages == locked_packages(lock, python_version)
     assert "Nothing to be done" in installed.make("install")
+
+
+def test_the_lock_for_production_is_part_of_the_one_for_development(installed: Service) -> None:
+    production, development = (
+        locked_packages((installed.folder / f"requirements{suffix}.txt").read_text(), "3.12.0")
+        for suffix in ("", "-dev")
+    )
+    assert production.items() < development.items()
 
 
 def test_its_style_and_types_are_clean(installed: Service, combination: Combination) -> None:
@@ -101,8 +110,13 @@ def test_its_style_and_types_are_clean(installed: Service, combination: Combinat
 
 @pytest.mark.usefixtures("alone")
 def test_its_own_tests_pass(installed: Service, combination: Combination) -> None:
+    # The services of one database differ in how they are installed, no more: with uv all of their tests run here, with
+    # the others some here, and all in the image.
+    some = (
+        "" if combination.package_manager == "uv" else "tests/test_health.py tests/test_migrations.py tests/test_mcp.py"
+    )
     with reported(combination, "tested by its own `make test`") as details:
-        details += re.findall(r"=+ (\d+ passed.*) in ", installed.make("test"))
+        details += re.findall(r"=+ (\d+ passed.*) in ", installed.make("test", f"ARGS={some}"))
         assert details
 
 
@@ -137,15 +151,6 @@ def health(port: int) -> str | None:
         return None
 
 
-def code_blocks(readme: Path, section: str, language: str) -> list[str]:
-    """The code of one language in a section of a README."""
-    tokens = MarkdownIt().parse(readme.read_text())
-    start = next(number for number, token in enumerate(tokens) if token.content == section)
-    rest = tokens[start + 2 :]
-    end = next((number for number, token in enumerate(rest) if token.type == "heading_open"), len(rest))
-    return [token.content for token in rest[:end] if token.type == "fence" and token.info == language]
-
-
 @pytest.fixture(scope="module")
 def running(
     bake: Bake, combination: Combination, python: Path, tmp_path_factory: pytest.TempPathFactory
@@ -157,7 +162,7 @@ def running(
         Path(path, "curl").write_text(f"#!{python}\n{CURL}")
         Path(path, "curl").chmod(0o755)
     service = render(bake, combination, path)
-    start, call = code_blocks(service.folder / "README.md", "First run", "sh")
+    start, call, _with_docker = code_blocks(service.folder / "README.md", "First run", "sh")
     log = folder / "log"
     with (
         log.open("wb") as output,
@@ -196,10 +201,8 @@ def test_an_assistant_s_configuration_from_the_readme_works(running: Running) ->
     [block] = code_blocks(running.service.folder / "README.md", "Add it to an AI assistant", "json")
     [(name, server)] = json.loads(block.replace("key_1_...", running.key))["mcpServers"].items()
     assert name == running.service.folder.name
-    python = running.service.folder / ".venv" / "bin" / "python"
-    answer = run(
-        python, "-c", MCP_CALL, cwd=running.service.folder, env=running.service.env, stdin=json.dumps(server)
-    ).stdout
+    service = running.service
+    answer = run(service.python, "-c", MCP_CALL, cwd=service.folder, env=service.env, stdin=json.dumps(server)).stdout
     assert json.loads(answer)["items"] == [running.first_task]
 
 
@@ -237,10 +240,15 @@ def test_an_interpreter_is_found_on_path_then_in_pyenv_then_by_uv(
     assert command.format(path=path, pyenv=tmp_path / "pyenv") in planned
 
 
-def test_without_an_interpreter_and_uv_the_lack_is_named(bake: Bake, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("package_manager", "needs"),
+    [("uv", "uv, or Python 3.12 or newer"), ("pip", "Python 3.12 or newer"), ("venv", "Python 3.12 or newer")],
+)
+def test_without_an_interpreter_the_lack_is_named(package_manager: str, needs: str, bake: Bake, tmp_path: Path) -> None:
     old = tmp_path / "old"
     old.write_text("#!/bin/sh\nexit 1\n")
     old.chmod(0o755)
     path = make_path(tmp_path / "bin", python3=old)
     env = environment(PATH=path, PYENV_ROOT=str(tmp_path))
-    assert "needs uv, or Python 3.12 or newer" in run("make", "install", cwd=bake(), env=env, status=2).stderr
+    project = bake(package_manager=package_manager)
+    assert f"make: needs {needs}" in run("make", "install", cwd=project, env=env, status=2).stderr

@@ -10,5 +10,6 @@ RUN --mount=type=bind,source=requirements-dev.txt,target=requirements-dev.txt \
 RUN --mount=type=bind,source={{ lock }},target={{ lock }} \
     --mount=type=cache,target=/root/.cache/uv \
     uv venv --quiet /opt/venv && \
-    uv pip sync --quiet --require-hashes --link-mode=copy --python=/opt/venv {{ lock }}
+    uv pip sync --quiet --require-hashes --link-mode=copy --python=/opt/venv {{ lock }} && \
+    rm /opt/venv/.gitignore /opt/venv/.lock /opt/venv/CACHEDIR.TAG
 {%- endmacro %}

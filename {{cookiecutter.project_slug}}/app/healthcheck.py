@@ -20,7 +20,7 @@ def find_fault(port: int) -> str | None:
 
 def main() -> None:
     faults = [find_fault(int(os.environ[name])) for name in ("PORT", "MCP_PORT")]
-    sys.exit("\n".join(fault for fault in faults if fault))
+    sys.exit("\n".join(fault for fault in faults if fault) or None)
 
 
 if __name__ == "__main__":

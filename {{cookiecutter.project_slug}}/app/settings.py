@@ -91,7 +91,7 @@ class Settings(BaseSettings):
         if _in_production(info) and url == DEFAULT_DATABASE_URL and not is_sqlite(url):
             raise ValueError("required in production, such as postgresql://user:password@host:5432/name")
         parsed = parse_url(url)
-        if parsed.password == "":
+        if _in_production(info) and parsed.password == "":
             raise ValueError("its password is empty: set POSTGRES_PASSWORD, if it is made of that")
         driver = parsed.get_driver_name()
         if find_spec(driver) is None:

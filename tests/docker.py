@@ -1,0 +1,140 @@
+"""Containers for the tests: what is built, started and made here has one prefix, and is removed at the end."""
+
+import functools
+import json
+import os
+import shutil
+import subprocess
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from tests.machine import environment, run, wait_until
+
+PREFIX = f"rendered-{os.environ.get('PYTEST_XDIST_TESTRUNUID', uuid.uuid4().hex)[:8]}"
+HARDENED = ["--read-only", "--tmpfs=/tmp", "--cap-drop=ALL", "--security-opt=no-new-privileges"]
+SECRET = "a-secret-of-the-tests-0123456789abcdef"
+
+
+@functools.cache
+def lacks() -> str | None:
+    """Why no container can be run here."""
+    if shutil.which("docker") is None:
+        return "there is no docker on PATH"
+    answer = subprocess.run(["docker", "info"], capture_output=True, text=True, check=False)
+    return None if answer.returncode == 0 else "docker info found no engine"
+
+
+def require_docker() -> None:
+    """Skip the test where there is no Docker, or fail it if `REQUIRE_DOCKER` is set."""
+    if reason := lacks():
+        (pytest.fail if os.environ.get("REQUIRE_DOCKER") else pytest.skip)(reason)
+
+
+def docker(*arguments: str | Path, status: int = 0, timeout: float = 120, stdin: str = "") -> str:
+    """What the command printed to stdout."""
+    env = environment()
+    return run(
+        "docker", *arguments, cwd=Path.cwd(), env=env, status=status, timeout=timeout, stdin=stdin
+    ).stdout.strip()
+
+
+def build(folder: Path, target: str, *arguments: str) -> str:
+    """The id of the image of a stage."""
+    return docker("build", "--quiet", f"--target={target}", *arguments, folder, timeout=900)
+
+
+class Answer(NamedTuple):
+    status: int
+    body: Any
+
+
+def call(url: str, *, key: str = "", data: object = None, method: str | None = None) -> Answer:
+    """One HTTP request that sends and reads JSON; status 0 is no answer."""
+    headers = {"X-API-Key": key, "Content-Type": "application/json"}
+    content = None if data is None else json.dumps(data).encode()
+    request = urllib.request.Request(url, content, headers, method=method)
+    try:
+        with urllib.request.urlopen(request, timeout=30) as response:
+            return Answer(response.status, json.loads(response.read() or "null"))
+    except urllib.error.HTTPError as error:
+        return Answer(error.code, error.read().decode())
+    except OSError as error:
+        return Answer(0, error)
+
+
+class Container:
+    def __init__(self, id: str) -> None:
+        self.id = id
+
+    def inspect(self) -> dict[str, Any]:
+        [found] = json.loads(docker("inspect", self.id))
+        return dict(found)
+
+    def port(self, port: int) -> int:
+        return int(docker("port", self.id, f"{port}/tcp").partition("\n")[0].rpartition(":")[2])
+
+    def url(self, port: int = 8000) -> str:
+        return f"http://127.0.0.1:{self.port(port)}"
+
+    def logs(self) -> str:
+        result = run("docker", "logs", self.id, cwd=Path.cwd(), env=environment())
+        return result.stdout + result.stderr
+
+    def exec(self, *command: str, status: int = 0) -> str:
+        return docker("exec", self.id, *command, status=status)
+
+    def issue_key(self, name: str = "tests") -> str:
+        return self.exec("python", "-m", "app.auth", "issue", name).splitlines()[-1]
+
+    def is_running(self) -> bool:
+        return bool(self.inspect()["State"]["Running"])
+
+    def wait_for_health(self, timeout: float = 60) -> None:
+        """Wait for the first 200 on /health."""
+        url = f"{self.url()}/health"
+
+        def answers() -> bool:
+            assert self.is_running(), self.logs()
+            return call(url).status == 200
+
+        wait_until(answers, timeout=timeout, what=self.logs)
+
+    def wait_for_end(self, timeout: float = 60) -> int:
+        wait_until(lambda: not self.is_running(), timeout=timeout, what=self.logs)
+        return int(self.inspect()["State"]["ExitCode"])
+
+
+@contextmanager
+def container(*arguments: str | Path) -> Iterator[Container]:
+    """A container in the background, removed at the end together with its anonymous volumes."""
+    started = Container(docker("run", "--detach", f"--name={PREFIX}-{uuid.uuid4().hex[:8]}", *arguments))
+    try:
+        yield started
+    finally:
+        docker("rm", "--force", "--volumes", started.id)
+
+
+@contextmanager
+def volume() -> Iterator[str]:
+    name = docker("volume", "create", f"{PREFIX}-{uuid.uuid4().hex[:8]}")
+    try:
+        yield name
+    finally:
+        docker("volume", "rm", name)
+
+
+@contextmanager
+def network() -> Iterator[str]:
+    name = f"{PREFIX}-{uuid.uuid4().hex[:8]}"
+    docker("network", "create", name)
+    try:
+        yield name
+    finally:
+        docker("network", "rm", name)

@@ -1,0 +1,315 @@
+"""The stacks of each combination: development with reload, and production as its README says, up to its backups."""
+
+import re
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import yaml
+
+from tests.combinations import Combination
+from tests.conftest import Bake, reported
+from tests.docker import PREFIX, SECRET, Answer, Container, build, call, docker, require_docker
+from tests.machine import code_blocks, environment, free_port, run, wait_until
+
+RETRY_SECONDS = 60.0
+REPLICAS = 3
+
+PROXY = """
+FROM python:3.12-slim
+RUN apt-get update && apt-get install --yes --no-install-recommends haproxy
+COPY haproxy.cfg /etc/haproxy/haproxy.cfg
+CMD ["haproxy", "-f", "/etc/haproxy/haproxy.cfg"]
+"""
+
+PROXY_CONFIGURATION = """
+resolvers docker
+  nameserver dns 127.0.0.11:53
+  hold valid 1s
+defaults
+  mode http
+  timeout connect 2s
+  timeout client 60s
+  timeout server 60s
+  default-server init-addr none resolvers docker check inter 500ms fall 1 rise 1
+  option httpchk GET /health
+frontend api
+  bind :8000
+  default_backend api
+backend api
+  server-template api 6 NAME:API_PORT
+"""
+
+
+class Stack(NamedTuple):
+    """A rendered project whose compose files are run under a name of their own."""
+
+    folder: Path
+    files: list[Path]
+    env: dict[str, str]
+    image: str = ""
+
+    def compose(self, *arguments: str, status: int = 0, stdin: str = "") -> str:
+        """What the command printed to either output."""
+        files = [f"--file={file}" for file in self.files]
+        command = ["docker", "compose", *files, *arguments]
+        result = run(*command, cwd=self.folder, env=self.env, status=status, timeout=600, stdin=stdin)
+        return result.stdout + result.stderr
+
+    def sh(self, script: str) -> str:
+        return run("sh", "-ec", script, cwd=self.folder, env=self.env, timeout=300).stdout
+
+    def containers(self, service: str) -> list[Container]:
+        return [Container(id) for id in self.compose("ps", "--all", "--quiet", service).split()]
+
+    def issue_key(self, name: str) -> str:
+        return self.compose("exec", "-T", "api", "python", "-m", "app.auth", "issue", name).splitlines()[-1]
+
+
+@contextmanager
+def stack(folder: Path, *files: Path, **variables: str) -> Iterator[Stack]:
+    """Removes what it leaves behind, volumes included."""
+    name = f"{PREFIX}-{uuid.uuid4().hex[:8]}"
+    made = Stack(folder, list(files), environment(COMPOSE_PROJECT_NAME=name, **variables))
+    try:
+        yield made
+    finally:
+        made.compose("down", "--volumes", "--timeout=20", "--remove-orphans")
+
+
+def render(bake: Bake, combination: Combination) -> Path:
+    require_docker()
+    return bake(
+        **combination._asdict(), api_port=free_port(), mcp_port=free_port(), registry=f"registry.invalid/{PREFIX}"
+    )
+
+
+@pytest.fixture(scope="module")
+def project(bake: Bake, combination: Combination) -> Path:
+    return render(bake, combination)
+
+
+def ports(folder: Path) -> list[int]:
+    dockerfile = (folder / "Dockerfile").read_text()
+    return [int(port) for port in re.findall(r"^EXPOSE (\d+) (\d+)$", dockerfile, re.MULTILINE)[0]]
+
+
+def wait_for_health(stack: Stack, expected: str) -> None:
+    """Wait until both ports say so."""
+
+    def found() -> list[object]:
+        answers = [call(f"http://127.0.0.1:{port}/health") for port in ports(stack.folder)]
+        return [answer.body["status"] if answer.status == 200 else answer.status for answer in answers]
+
+    wait_until(lambda: found() == [expected] * 2, timeout=90, what=lambda: f"{found()}: {stack.compose('logs')}")
+
+
+def test_development_serves_and_reloads_on_both_ports(bake: Bake, combination: Combination, tmp_path: Path) -> None:
+    project = render(bake, combination)
+    files = [project / "compose.yaml"]
+    if combination.database == "postgres":
+        # The database's port may be in use on this machine.
+        override = "services: {database: {ports: !override ['127.0.0.1::5432']}}"
+        files.append(tmp_path / "override.yaml")
+        files[-1].write_text(override)
+    with stack(project, *files) as dev, reported(combination, "developed in containers"):
+        dev.compose("up", "--build", "--detach", "--wait")
+        wait_for_health(dev, "healthy")
+        key = dev.issue_key("developer")
+        tasks = f"http://127.0.0.1:{ports(project)[0]}/tasks"
+        created = call(tasks, key=key, data={"title": "A task"})
+        assert created.status == 201
+        [api] = dev.containers("api")
+        published = api.inspect()["NetworkSettings"]["Ports"]
+        assert {binding["HostIp"] for bindings in published.values() for binding in bindings} == {"127.0.0.1"}
+
+        for file in (project / "app" / "health.py", project / "app" / "mcp.py"):
+            file.write_text(file.read_text().replace('"healthy"', '"changed"'))
+        wait_for_health(dev, "changed")
+        assert call(f"{tasks}/{created.body['id']}", key=key).body == created.body
+
+
+@pytest.fixture(scope="module")
+def image(project: Path) -> Iterator[str]:
+    """The name of the image that production runs, without a tag; its tags are `one` and `two`, which differ."""
+    name = yaml.safe_load((project / "compose.prod.yaml").read_text())["x-service"]["image"].partition(":")[0]
+    made = build(project, "production")
+    docker("tag", made, f"{name}:one")
+    changed = f"FROM {name}:one\nLABEL changed=yes\n"
+    docker("build", "--quiet", f"--tag={name}:two", "-", stdin=changed)
+    yield name
+    docker("rmi", f"{name}:one", f"{name}:two")
+
+
+def fill_in(project: Path) -> None:
+    """What the README asks for: each required value of `.env.prod`, which are those that are there and empty."""
+    example = (project / ".env.prod.example").read_text()
+    filled = re.sub(r"^(\w+)=$", rf"\1={SECRET}", example, flags=re.MULTILINE)
+    (project / ".env.prod").write_text(filled)
+
+
+@pytest.fixture(scope="module")
+def production(project: Path, image: str, combination: Combination) -> Iterator[Stack]:
+    publish = {"PUBLISH_API": str(free_port()), "PUBLISH_MCP": str(free_port())}
+    with stack(project, project / "compose.prod.yaml", TAG="one", **publish) as made:
+        fill_in(project)
+        with reported(combination, "started in production"):
+            made.compose("up", "--detach", "--wait")
+        yield made._replace(image=image)
+
+
+def test_production_names_what_is_missing(project: Path, image: str, combination: Combination) -> None:
+    with stack(project, project / "compose.prod.yaml", TAG="one") as made:
+        (project / ".env.prod").unlink(missing_ok=True)
+        assert ".env.prod not found" in made.compose("up", "--detach", status=1)
+        fill_in(project)
+    with stack(project, project / "compose.prod.yaml", TAG="one") as made:
+        (project / ".env.prod").write_text((project / ".env.prod.example").read_text())
+        printed = made.compose("up", status=1)
+        missing = {"API_KEY_SECRET"} | ({"DATABASE_URL"} if combination.database == "postgres" else set())
+        assert set(re.findall(r"^check-1 +\|   ([A-Z_]+): ", printed, re.MULTILINE)) == missing, printed
+        assert (
+            made.containers("database" if combination.database == "postgres" else "api")[0].inspect()["State"]["Status"]
+            == "created"
+        )
+
+
+def url(stack: Stack, which: str = "PUBLISH_API") -> str:
+    return f"http://127.0.0.1:{stack.env[which]}"
+
+
+def test_production_serves_on_both_ports(production: Stack) -> None:
+    key = production.issue_key("both-ports")
+    assert call(f"{url(production)}/tasks", key=key, data={"title": "A task"}).status == 201
+    assert call(f"{url(production)}/ready").status == 200
+    assert call(f"{url(production, 'PUBLISH_MCP')}/health").status == 200
+    assert call(f"{url(production, 'PUBLISH_MCP')}/mcp", data={}).status == 401
+
+
+def test_production_is_hardened_and_limited(production: Stack, combination: Combination) -> None:
+    services = ["api", "check", *(["database", "migrate"] if combination.database == "postgres" else [])]
+    for service in services:
+        [found] = [each.inspect() for each in production.containers(service)]
+        host = found["HostConfig"]
+        assert host["ReadonlyRootfs"], service
+        assert host["CapDrop"] == ["ALL"], service
+        assert host["SecurityOpt"] == ["no-new-privileges:true"], service
+        assert host["Memory"], service
+        assert host["NanoCpus"], service
+        assert host["PidsLimit"], service
+        assert host["LogConfig"]["Config"].keys() == {"max-size", "max-file"}, service
+        lasting = service in ("api", "database")
+        assert host["RestartPolicy"]["Name"] == ("unless-stopped" if lasting else "no"), service
+        published = [binding for bindings in (host["PortBindings"] or {}).values() for binding in bindings]
+        assert {binding["HostIp"] for binding in published} == ({"127.0.0.1"} if service == "api" else set()), service
+    [api] = production.containers("api")
+    assert api.inspect()["Config"]["StopTimeout"] > 10
+    assert "CapAdd" not in api.inspect()["HostConfig"] or not api.inspect()["HostConfig"]["CapAdd"]
+
+
+def test_the_database_does_not_get_the_service_s_secrets(production: Stack, combination: Combination) -> None:
+    for database in production.containers("database") if combination.database == "postgres" else []:
+        assert not {f"API_KEY_SECRET={SECRET}", f"ADMIN_API_KEY={SECRET}"} & set(database.inspect()["Config"]["Env"])
+
+
+def test_a_backup_is_made_and_restored_as_the_readme_says(production: Stack, combination: Combination) -> None:
+    save, restore = code_blocks(production.folder / "README.md", "Backup", "sh")
+    key = production.issue_key("backup")
+    tasks = f"{url(production)}/tasks"
+    kept = call(tasks, key=key, data={"title": "Kept"}).body
+    with reported(combination, "backed up and restored"):
+        production.sh(save)
+        assert call(f"{tasks}/{kept['id']}", key=key, method="DELETE").status == 204
+        later = call(tasks, key=key, data={"title": "Later"}).body
+        production.sh(restore)
+    wait_until(
+        lambda: call(f"{tasks}/{kept['id']}", key=key).body == kept, timeout=30, what=lambda: production.compose("logs")
+    )
+    assert call(f"{tasks}/{later['id']}", key=key).status == 404
+    assert call(tasks, key=key, data={"title": "Afterwards"}).status == 201
+
+
+@pytest.fixture
+def proxy(production: Stack, tmp_path: Path) -> Iterator[int]:
+    """The port of a reverse proxy in a container beside the stack, which finds the API containers by their name."""
+    name = production.folder.name
+    configuration = PROXY_CONFIGURATION.replace("NAME", name).replace("API_PORT", str(ports(production.folder)[0]))
+    (tmp_path / "haproxy.cfg").write_text(configuration)
+    (tmp_path / "Dockerfile").write_text(PROXY)
+    image = docker("build", "--quiet", tmp_path, timeout=300)
+    network = f"{production.env['COMPOSE_PROJECT_NAME']}_edge"
+    publish = "--publish=127.0.0.1::8000"
+    proxy = Container(docker("run", "--detach", f"--network={network}", publish, image))
+    try:
+        yield proxy.port(8000)
+    finally:
+        docker("rm", "--force", proxy.id)
+
+
+class Client(threading.Thread):
+    """Creates one task after the other, each again until that succeeds."""
+
+    def __init__(self, url: str, key: str) -> None:
+        super().__init__()
+        self.url = url
+        self.key = key
+        self.created: list[int] = []
+        self.lost: list[Answer] = []
+        self.seen: set[int] = set()
+        self.ended = threading.Event()
+
+    def run(self) -> None:
+        while not self.ended.is_set():
+            deadline = time.monotonic() + RETRY_SECONDS
+            while (answer := call(self.url, key=self.key, data={"title": "A task"})).status != 201:
+                self.seen.add(answer.status)
+                if answer.status not in (0, 502, 503, 504) or time.monotonic() > deadline:
+                    self.lost.append(answer)
+                    return
+                time.sleep(0.1)
+            self.created.append(answer.body["id"])
+
+
+@contextmanager
+def clients(url: str, key: str) -> Iterator[list[Client]]:
+    """Two clients that work until the end of the block; no request of theirs may be lost."""
+    working = [Client(url, key) for _ in range(2)]
+    for client in working:
+        client.start()
+    try:
+        yield working
+    finally:
+        for client in working:
+            client.ended.set()
+        for client in working:
+            client.join()
+    assert [client.lost for client in working] == [[], []]
+
+
+def test_several_containers_serve_behind_a_proxy_and_a_new_image_loses_no_request(
+    production: Stack, proxy: int, combination: Combination
+) -> None:
+    key = production.issue_key("proxy")
+    tasks = f"http://127.0.0.1:{proxy}/tasks"
+    scaled = production._replace(env={**production.env, "PUBLISH_API": "", "PUBLISH_MCP": ""})
+    scaled.compose("up", "--detach", "--wait", f"--scale=api={REPLICAS}")
+    wait_until(lambda: call(tasks, key=key).status == 200, timeout=60, what=lambda: scaled.compose("logs"))
+    assert len(scaled.containers("api")) == REPLICAS
+
+    updated = scaled._replace(env={**scaled.env, "TAG": "two"})
+    with reported(combination, f"{REPLICAS} containers replaced under load") as details, clients(tasks, key) as working:
+        time.sleep(2)
+        updated.compose("up", "--detach", "--wait", f"--scale=api={REPLICAS}")
+        time.sleep(2)
+    created = [id for client in working for id in client.created]
+    details.append(f"{len(created)} requests")
+    containers = updated.containers("api")
+    assert [each.inspect()["Config"]["Image"].rpartition(":")[2] for each in containers] == ["two"] * REPLICAS
+    assert all('"path": "/tasks"' in each.logs() for each in containers), "each of them served"
+    stored = {task for task in created if call(f"{tasks}/{task}", key=key).status == 200}
+    assert stored == set(created)

@@ -1,0 +1,484 @@
+"""The image of each combination: every stage built, its own tests run inside, production started hardened and probed."""
+
+import functools
+import json
+import re
+import shutil
+import socket
+import subprocess
+import tarfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from tests.combinations import COMBINATIONS, Combination
+from tests.conftest import Bake, reported
+from tests.docker import (
+    HARDENED,
+    PREFIX,
+    SECRET,
+    Container,
+    build,
+    call,
+    container,
+    docker,
+    network,
+    require_docker,
+    volume,
+)
+from tests.machine import MCP_CALL, PACKAGES, environment, locked_packages, run, wait_until
+
+BASE = "python:3.12-slim"
+STAGES = ["base", "builder", "dev", "ci", "production"]
+SIZE_LIMIT = 165_000_000
+START_LIMITS = {"2": 3.0, "0.25": 10.0}
+"""Seconds to the first 200, by number of CPUs."""
+MEMORY_LIMIT = 120
+"""MiB after `REQUESTS` requests."""
+REQUESTS = 2000
+STOP_LIMIT = 15.0
+
+# What a file of the image that is not the base's may be called. Packages have bytecode, data and what identifies them.
+PACKAGE = r"opt/(venv|user)/lib/python3\.\d+/site-packages/"
+ALLOWED = [
+    rf"{PACKAGE}[\w./+-]+\.(pyc|so|pth|pem|json|mako|cfg|txt)",
+    rf"{PACKAGE}[\w.+-]+\.dist-info/[\w./-]+",
+    rf"{PACKAGE}(alembic/templates/\w+/README|jsonschema_specifications/schemas/[\w/-]+)",
+    r"opt/(venv|user)/bin/[\w.-]+",
+    r"opt/venv/(pyvenv\.cfg|lib64)",
+    r"opt/bytecode/(usr/local/lib/python3\.\d+|srv)/[\w./-]+\.pyc",
+    r"srv/(alembic\.ini|gunicorn\.conf\.py|pyproject\.toml)",
+    r"srv/(app|migrations|migrations/versions)/\w+\.py",
+    r"srv/migrations/script\.py\.mako",
+    r"etc/(passwd|group|shadow|gshadow|subuid|subgid)-?",
+    r"\.dockerenv|dev/console|etc/(hostname|hosts|mtab|resolv\.conf)",  # put there by the engine
+]
+
+
+def only(*combinations: Combination) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("combination", combinations, ids=str, indirect=True, scope="session")
+
+
+on_sqlite = only(*(each for each in COMBINATIONS if each.database == "sqlite"))
+once = only(COMBINATIONS[0])
+
+JUNK = [".env", "README.md", "app/__pycache__/main.cpython-312.pyc", "app/.env", "app/notes.md", "migrations/.DS_Store"]
+
+HOSTILE_NAME = 'It\'s "$HOME" \\ `id` 任务'
+
+
+class Project(NamedTuple):
+    combination: Combination
+    folder: Path
+    stages: dict[str, str]
+    """The image of each stage."""
+
+    @property
+    def image(self) -> str:
+        return self.stages["production"]
+
+    @property
+    def uses_sqlite(self) -> bool:
+        return self.combination.database == "sqlite"
+
+
+@pytest.fixture(scope="session")
+def project(bake: Bake, combination: Combination) -> Project:
+    require_docker()
+    folder = bake(**combination._asdict(), project_name=HOSTILE_NAME)
+    stages = {}
+    for stage in STAGES:
+        with reported(combination, f"built the stage {stage}"):
+            stages[stage] = build(folder, stage)
+    return Project(combination, folder, stages)
+
+
+@pytest.fixture(scope="session")
+def options(project: Project) -> Iterator[list[str]]:
+    """What `docker run` has to be told so that the service starts: nothing on SQLite."""
+    if project.uses_sqlite:
+        yield []
+        return
+    database = ["--env=POSTGRES_PASSWORD=tests", "postgres:18"]
+    with network() as net, container(f"--network={net}", "--network-alias=database", *database) as server:
+        ready = ["pg_isready", "--host=127.0.0.1", "--username=postgres"]
+        wait_until(lambda: _succeeds(server, *ready), timeout=60, what=server.logs)
+        url = "postgresql://postgres:tests@database:5432/postgres"
+        options = [f"--network={net}", f"--env=DATABASE_URL={url}", f"--env=API_KEY_SECRET={SECRET}"]
+        docker("run", "--rm", *options, project.image, "python", "-m", "app.migrate")
+        yield options
+
+
+def _succeeds(container: Container, *command: str) -> bool:
+    try:
+        container.exec(*command)
+    except AssertionError:
+        return False
+    return True
+
+
+@contextmanager
+def service(project: Project, options: list[str], *more: str, image: str = "") -> Iterator[Container]:
+    """The service, started hardened, from its first 200 on."""
+    publish = ["--publish=127.0.0.1::8000", "--publish=127.0.0.1::8051"]
+    with container(*HARDENED, *publish, *options, *more, image or project.image) as started:
+        started.wait_for_health()
+        yield started
+
+
+@pytest.fixture(scope="session")
+def running(project: Project, options: list[str]) -> Iterator[Container]:
+    with service(project, options) as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def key(running: Container) -> str:
+    return running.issue_key()
+
+
+@pytest.mark.usefixtures("alone")
+def test_its_own_tests_pass_inside(project: Project) -> None:
+    with reported(project.combination, "tested inside the stage ci") as details:
+        printed = docker("run", "--rm", f"--name={PREFIX}-ci-{project.combination}", project.stages["ci"], timeout=900)
+        details += re.findall(r"=+ (\d+ passed.*) in ", printed)
+        assert details
+    assert re.search(r"^TOTAL .* \d+%$", printed, re.MULTILINE)
+
+
+def test_the_build_has_no_warning(project: Project) -> None:
+    assert "no warnings found" in docker("build", "--check", project.folder)
+
+
+def test_its_configuration_is_that_of_a_service(project: Project) -> None:
+    [image] = json.loads(docker("image", "inspect", project.image))
+    config = image["Config"]
+    assert config["User"] == "1000"
+    assert config["Cmd"] == ["gunicorn"]
+    assert not config.get("Entrypoint")
+    assert config["ExposedPorts"].keys() == {"8000/tcp", "8051/tcp"}
+    assert (config.get("Volumes") or {}).keys() == ({"/data"} if project.uses_sqlite else set())
+    assert config["Labels"]["org.opencontainers.image.title"] == HOSTILE_NAME
+    assert config["Labels"]["org.opencontainers.image.description"].startswith("Manage tasks")
+    second = 1_000_000_000
+    health = config["Healthcheck"]
+    assert health["Interval"] == 30 * second
+    assert 3 * second <= health["Timeout"] <= 10 * second
+    assert health["Retries"] == 3
+    assert health["StartPeriod"] > 0
+
+
+def test_its_size_is_within_the_limit(project: Project) -> None:
+    with reported(project.combination, "size of the image") as details:
+        sizes = [size_of(image) for image in (project.image, BASE)]
+        details.append(f"{sizes[0] / 1e6:.0f} MB, {(sizes[0] - sizes[1]) / 1e6:.0f} MB over its base")
+    assert sizes[0] <= SIZE_LIMIT
+
+
+def size_of(image: str) -> int:
+    return int(docker("image", "inspect", "--format={{.Size}}", image))
+
+
+@functools.cache
+def file_system(image: str) -> dict[str, tarfile.TarInfo]:
+    created = docker("create", image)
+    try:
+        with (
+            subprocess.Popen(["docker", "export", created], stdout=subprocess.PIPE) as export,
+            tarfile.open(fileobj=export.stdout, mode="r|") as archive,
+        ):
+            return {member.name: member for member in archive}
+    finally:
+        docker("rm", "--volumes", created)
+
+
+def strays(image: str, base_image: str = BASE) -> list[str]:
+    """The files that are neither the base's nor allowed."""
+    base = file_system(base_image)
+    found = file_system(image)
+    new = [name for name, member in found.items() if not member.isdir() and not _same(member, base.get(name))]
+    return [name for name in new if not any(re.fullmatch(pattern, name) for pattern in ALLOWED)]
+
+
+def _same(member: tarfile.TarInfo, other: tarfile.TarInfo | None) -> bool:
+    return other is not None and (member.size, member.mtime, member.mode) == (other.size, other.mtime, other.mode)
+
+
+def test_it_holds_no_stray_file(project: Project) -> None:
+    assert strays(project.image) == []
+
+
+def test_the_service_belongs_to_its_user_who_may_not_change_it(project: Project) -> None:
+    files = {name: member for name, member in file_system(project.image).items() if name.startswith("srv/")}
+    assert {"srv/app/main.py", "srv/migrations/env.py"} < files.keys()
+    assert {(member.uid, member.gid) for member in files.values()} == {(1000, 0)}
+    assert [name for name, member in files.items() if member.mode & 0o222] == []
+
+
+def test_its_user_can_write_to_the_data_and_nothing_else(project: Project, running: Container) -> None:
+    assert running.exec("id", "-un") == "appuser"
+    search = "find / -xdev -writable -not -type l -not -path '/proc/*' -not -path '/dev/*' 2>/dev/null || true"
+    open_to_all = {"/tmp", "/var/tmp", "/run/lock"}
+    writable = docker("run", "--rm", "--entrypoint=sh", project.image, "-c", search).splitlines()
+    assert set(writable) - open_to_all == ({"/data"} if project.uses_sqlite else set())
+
+
+def test_exactly_the_lock_for_production_is_installed(project: Project) -> None:
+    version, packages = json.loads(docker("run", "--rm", project.image, "python", "-c", PACKAGES))
+    assert version.startswith("3.12.")
+    assert packages == locked_packages((project.folder / "requirements.txt").read_text(), version)
+    assert packages.keys().isdisjoint({"pytest", "ruff", "mypy", "watchfiles", "uv", "schemathesis"})
+
+
+@pytest.mark.parametrize("program", ["cc", "gcc", "g++", "make", "uv", "git", "curl"])
+def test_it_holds_no_tool_of_the_build(program: str, project: Project) -> None:
+    docker("run", "--rm", project.image, "sh", "-c", f"command -v {program}", status=127)
+
+
+def test_the_engine_finds_it_healthy(running: Container) -> None:
+    wait_until(
+        lambda: running.inspect()["State"]["Health"]["Status"] == "healthy",
+        timeout=60,
+        what=lambda: str(running.inspect()["State"]["Health"]),
+    )
+
+
+@pytest.mark.parametrize("port", ["PORT", "MCP_PORT"])
+def test_the_health_check_fails_if_a_port_does_not_answer_200(port: str, running: Container) -> None:
+    check = ["python", "-m", "app.healthcheck"]
+    running.exec(*check)
+    docker("exec", f"--env={port}=9", running.id, *check, status=1)
+
+
+def test_rest_and_mcp_serve_the_same_tasks(running: Container, project: Project, key: str) -> None:
+    created = call(f"{running.url()}/tasks", key=key, data={"title": "From REST"})
+    assert created.status == 201
+    server = {"url": f"{running.url(8051)}/mcp", "headers": {"Authorization": f"Bearer {key}"}}
+    answer = docker(
+        *("run", "--rm", "--interactive", "--network=host", project.image, "python", "-c", MCP_CALL),
+        stdin=json.dumps(server),
+    )
+    assert created.body in json.loads(answer)["items"]
+
+
+def test_each_port_has_one_door(running: Container, key: str) -> None:
+    assert call(f"{running.url(8051)}/tasks", key=key).status == 404
+    assert call(f"{running.url()}/mcp", key=key, data={}).status == 404
+
+
+@pytest.mark.parametrize("user", ["12345:0", "1000:1000"])
+def test_it_runs_as_an_arbitrary_user(user: str, project: Project, options: list[str]) -> None:
+    with service(project, options, f"--user={user}") as started:
+        key = started.issue_key(f"as-{user}".replace(":", "-"))
+        assert call(f"{started.url()}/tasks", key=key, data={"title": "A task"}).status == 201
+
+
+def test_a_killed_worker_is_replaced(project: Project, options: list[str]) -> None:
+    with service(project, options) as started:
+        key = started.issue_key("killer")
+        workers = [int(pid) for pid in re.findall(r"Booting worker with pid: (\d+)", started.logs())]
+        assert len(workers) == 2
+        started.exec("python", "-c", f"import os; os.kill({workers[0]}, 9)")
+        booted = "Booting worker with pid"
+        wait_until(lambda: started.logs().count(booted) == 3, timeout=20, what=started.logs)
+        wait_until(
+            lambda: all(call(f"{started.url()}/tasks", key=key).status == 200 for _ in range(10)),
+            timeout=20,
+            what=started.logs,
+        )
+
+
+def test_what_takes_too_much_memory_is_killed_and_the_service_goes_on(project: Project, options: list[str]) -> None:
+    with service(project, options, "--memory=256m", "--memory-swap=256m") as started:
+        key = started.issue_key("eater")
+        started.exec("python", "-c", "b'x' * 400_000_000", status=137)
+        answer = call(f"{started.url()}/tasks", key=key, data={"title": "Still there"})
+        assert answer.status == 201
+        assert started.inspect()["RestartCount"] == 0
+        assert started.inspect()["State"]["Running"]
+
+
+def test_a_stop_lets_the_request_in_flight_finish(project: Project, options: list[str]) -> None:
+    with service(project, options) as started:
+        key = started.issue_key("stopper")
+        body = json.dumps({"title": "Sent slowly"}).encode()
+        head = f"POST /tasks HTTP/1.1\r\nHost: localhost\r\nX-API-Key: {key}\r\nContent-Type: application/json\r\n"
+        with socket.create_connection(("127.0.0.1", started.port(8000)), timeout=30) as connection:
+            connection.sendall(head.encode() + f"Content-Length: {len(body)}\r\n\r\n".encode() + body[:5])
+            time.sleep(1)
+            began = time.monotonic()
+            stopping = threading.Thread(target=docker, args=("stop", "--time=60", started.id))
+            stopping.start()
+            time.sleep(2)
+            connection.sendall(body[5:])
+            assert connection.recv(1000).startswith(b"HTTP/1.1 201 ")
+        stopping.join()
+        assert time.monotonic() - began < STOP_LIMIT
+        assert started.inspect()["State"]["ExitCode"] == 0
+
+
+def test_a_request_that_never_ends_does_not_hold_up_a_stop(project: Project, options: list[str]) -> None:
+    with service(project, options) as started:
+        head = b"POST /tasks HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n"
+        with socket.create_connection(("127.0.0.1", started.port(8000)), timeout=30) as connection:
+            connection.sendall(head)
+            time.sleep(1)
+            began = time.monotonic()
+            docker("stop", "--time=60", started.id)
+        assert time.monotonic() - began < STOP_LIMIT
+        assert started.inspect()["State"]["ExitCode"] == 0
+
+
+@pytest.mark.usefixtures("alone")
+@pytest.mark.parametrize("cpus", START_LIMITS)
+def test_it_starts_in_time(cpus: str, project: Project, options: list[str]) -> None:
+    with reported(project.combination, f"started on {cpus} CPUs") as details:
+        times = [start(project, options, cpus) for _ in range(3)]
+        details.append(", ".join(f"{seconds:.1f} s" for seconds in times))
+    # The machine has other work: the best of them is what the image takes.
+    assert min(times) <= START_LIMITS[cpus]
+
+
+def start(project: Project, options: list[str], cpus: str) -> float:
+    """Seconds from `docker run` to the first 200, migrations included."""
+    began = time.monotonic()
+    with service(project, options, f"--cpus={cpus}", "--memory=512m"):
+        return time.monotonic() - began
+
+
+def test_its_memory_stays_within_the_limit(project: Project, options: list[str]) -> None:
+    with service(project, options, "--memory=512m") as started:
+        key = started.issue_key("counter")
+        url = f"{started.url()}/tasks"
+        with reported(project.combination, f"memory after {REQUESTS} requests") as details:
+            load = [REQUESTS_SCRIPT, url, key, str(REQUESTS)]
+            docker("run", "--rm", "--network=host", project.image, "python", "-c", *load)
+            used = docker("stats", "--no-stream", "--format={{.MemUsage}}", started.id).partition("MiB ")[0]
+            details.append(f"{used} MiB")
+        assert float(used) <= MEMORY_LIMIT
+
+
+REQUESTS_SCRIPT = """
+import sys
+import httpx2
+
+_, url, key, number = sys.argv
+with httpx2.Client(headers={"X-API-Key": key}, verify=False) as client:
+    for _ in range(int(number) // 2):
+        created = client.post(url, json={"title": "A task"})
+        assert client.get(f"{url}/{created.json()['id']}").json() == created.json()
+"""
+
+
+def test_without_settings_it_works_on_sqlite_and_names_what_postgres_needs(project: Project) -> None:
+    publish = ["--publish=127.0.0.1::8000", "--publish=127.0.0.1::8051"]
+    with container(*publish, project.image) as started:
+        if project.uses_sqlite:
+            started.wait_for_health()
+            key = started.issue_key()
+            assert call(f"{started.url()}/tasks", key=key, data={"title": "A task"}).status == 201
+            assert call(f"{started.url(8051)}/health").status == 200
+        else:
+            assert started.wait_for_end() != 0
+            assert re.findall(r"^  ([A-Z_]+): required in production", started.logs(), re.MULTILINE) == [
+                "DATABASE_URL",
+                "API_KEY_SECRET",
+            ]
+
+
+def test_app_env_is_the_environment_of_the_image(project: Project) -> None:
+    image = build(project.folder, "production", "--build-arg=APP_ENV=development")
+    assert docker("run", "--rm", image, "printenv", "ENVIRONMENT") == "development"
+    assert docker("run", "--rm", project.image, "printenv", "ENVIRONMENT") == "production"
+
+
+@pytest.fixture
+def source(project: Project, tmp_path: Path) -> Path:
+    """A copy of the project to change."""
+    return Path(shutil.copytree(project.folder, tmp_path / "source"))
+
+
+def test_a_change_of_the_source_builds_no_package_again(source: Path, project: Project) -> None:
+    (source / "app" / "health.py").write_text((source / "app" / "health.py").read_text() + "\n# changed\n")
+    with reported(project.combination, "rebuilt after a change of the source"):
+        began = time.monotonic()
+        log = run("docker", "build", "--progress=plain", ".", cwd=source, env=environment()).stderr
+        seconds = time.monotonic() - began
+    steps = re.findall(r"^#(\d+) \[builder \d", log, re.MULTILINE)
+    assert steps
+    assert all(f"\n#{step} CACHED\n" in log for step in steps), log
+    assert seconds < 30
+
+
+def test_without_a_dockerignore_nothing_else_gets_in(source: Path, project: Project) -> None:
+    (source / ".dockerignore").unlink()
+    for name in JUNK:
+        (source / name).parent.mkdir(exist_ok=True)
+        (source / name).write_text("junk")
+    assert strays(build(source, "production")) == []
+
+
+@on_sqlite
+def test_a_package_that_does_not_match_its_hash_is_refused(source: Path) -> None:
+    lock = source / "requirements.txt"
+    lock.write_text(re.sub(r"sha256:[0-9a-f]{8}", "sha256:00000000", lock.read_text()))
+    docker("build", "--quiet", "--target=builder", source, status=1, timeout=300)
+
+
+@once
+def test_another_version_of_python_can_be_chosen(project: Project) -> None:
+    arguments = ["--build-arg=PYTHON_VERSION=3.13"]
+    with reported(project.combination, "built, tested and started on Python 3.13"):
+        stages = {stage: build(project.folder, stage, *arguments) for stage in STAGES}
+        assert " passed" in docker("run", "--rm", stages["ci"], timeout=900)
+        assert strays(stages["production"], "python:3.13-slim") == []
+        with service(project, [], image=stages["production"]) as started:
+            assert started.exec("python", "--version").startswith("Python 3.13.")
+            key = started.issue_key()
+            assert call(f"{started.url()}/tasks", key=key, data={"title": "A task"}).status == 201
+
+
+@on_sqlite
+def test_data_outlives_the_container_in_a_named_volume(project: Project) -> None:
+    with volume() as data:
+        assert_kept(project, [f"--volume={data}:/data"])
+
+
+@on_sqlite
+@pytest.mark.parametrize("user", ["1000:1000", "12345:0"])
+def test_data_outlives_the_container_in_a_folder_of_the_host(user: str, project: Project, tmp_path: Path) -> None:
+    folder = host_folder(tmp_path, owner="1000:0", mode="770")
+    assert_kept(project, [f"--volume={folder}:/data", f"--user={user}"])
+
+
+def host_folder(tmp_path: Path, owner: str, mode: str) -> Path:
+    """A folder with that owner, made by a container because these tests may not run as root."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    change = f"chown {owner} /data && chmod {mode} /data"
+    docker("run", "--rm", "--user=0", f"--volume={folder}:/data", BASE, "sh", "-c", change)
+    return folder
+
+
+def assert_kept(project: Project, options: list[str]) -> None:
+    with service(project, options) as first:
+        key = first.issue_key()
+        task = call(f"{first.url()}/tasks", key=key, data={"title": "Kept"}).body
+    with service(project, options) as second:
+        assert call(f"{second.url()}/tasks/{task['id']}", key=key).body == task
+
+
+@on_sqlite
+def test_a_folder_that_it_cannot_write_is_a_clear_error(project: Project, tmp_path: Path) -> None:
+    folder = host_folder(tmp_path, owner="0:0", mode="755")
+    with container(*HARDENED, f"--volume={folder}:/data", project.image) as started:
+        assert started.wait_for_end() == 1
+        logs = started.logs()
+    assert "/data" in logs.splitlines()[-1]
+    assert "user id 1000" in logs.splitlines()[-1]
+    assert "Traceback" not in logs

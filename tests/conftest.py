@@ -15,6 +15,7 @@ import pytest
 from pytest_cookies.plugin import Cookies
 from xdist.scheduler import LoadScopeScheduling
 
+from tests import docker
 from tests.combinations import COMBINATIONS, TEMPLATE, Combination
 from tests.machine import environment, run
 
@@ -72,6 +73,8 @@ def pytest_testnodedown(node: Any) -> None:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     terminalreporter.section("combinations")
+    if reason := docker.lacks():
+        terminalreporter.write_line(f"No image was built and no container started: {reason}.")
     for combination, what, seconds in sorted(steps, key=lambda step: step[0]):
         terminalreporter.write_line(f"{combination:14} {seconds:6.1f} s  {what}")
 

@@ -85,7 +85,10 @@ def stack(folder: Path, *files: Path, **variables: str) -> Iterator[Stack]:
 def render(bake: Bake, combination: Combination) -> Path:
     require_docker()
     return bake(
-        **combination._asdict(), api_port=free_port(), mcp_port=free_port(), registry=f"registry.invalid/{PREFIX}"
+        **combination._asdict(),
+        api_port=free_port(),
+        mcp_port=free_port(),
+        registry=f"registry.invalid/{PREFIX}/{combination}",
     )
 
 

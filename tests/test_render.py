@@ -105,6 +105,13 @@ def test_every_file_parses(baked: Path) -> None:
     run(SCRIPTS / "ruff", "format", "--check", "--no-cache", "--quiet", ".", cwd=baked, env=environment())
 
 
+def test_the_dockerfile_passes_hadolint_and_says_why_where_it_does_not_listen(baked: Path) -> None:
+    run(SCRIPTS / "hadolint", "--no-color", "Dockerfile", cwd=baked, env=environment())
+    ignored = re.findall(r"^# hadolint ignore=\S+(.*)$", (baked / "Dockerfile").read_text(), re.MULTILINE)
+    assert ignored
+    assert all(re.match(r" # \w+ \w+", reason) for reason in ignored)
+
+
 def test_rendering_is_deterministic_and_needs_nothing_but_cookiecutter(
     baked: Path, combination: Combination, tmp_path: Path
 ) -> None:

@@ -55,6 +55,17 @@ def test_a_machine_that_lacks_something_is_told_what(python: str, lack: str, clo
     assert lack in run("make", "new", cwd=clone, env=env, status=2).stderr
 
 
+@pytest.mark.parametrize(("required", "status", "outcome"), [("", 0, "SKIPPED"), ("1", 1, "ERROR")])
+def test_without_docker_one_line_says_so_and_it_fails_if_docker_is_required(
+    required: str, status: int, outcome: str, tmp_path: Path
+) -> None:
+    env = environment(PATH=make_path(tmp_path / "bin"), REQUIRE_DOCKER=required)
+    tests = ["tests/test_images.py", "--numprocesses=0", "-p", "no:cacheprovider", "-k", "sqlite-uv and no_warning"]
+    printed = run(sys.executable, "-m", "pytest", *tests, cwd=TEMPLATE, env=env, status=status).stdout
+    assert f"\n{outcome} " in printed
+    assert "\nNo image was built and no container started: there is no docker on PATH.\n" in printed
+
+
 def test_its_lock_is_what_it_would_resolve_itself(clone: Path) -> None:
     env = environment(UV_PYTHON=sys.executable)
     run("make", "lock", "--old-file=.venv/requirements-dev", f"BIN={SCRIPTS}", cwd=clone, env=env)

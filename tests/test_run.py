@@ -108,6 +108,49 @@ def test_its_style_and_types_are_clean(installed: Service, combination: Combinat
         installed.make("lint")
 
 
+@pytest.fixture(scope="session")
+def committed(installed: Service) -> Service:
+    """As a repository that checks each commit."""
+    author = {f"GIT_{role}_{what}": "tests" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+    caches = {"PRE_COMMIT_HOME": str(installed.folder.parent / "pre-commit"), "GIT_CONFIG_GLOBAL": "/dev/null"}
+    service = installed._replace(env={**installed.env, **author, **caches})
+    for command in (["git", "init", "--quiet"], ["git", "add", "--all"], ["make", "git-hook"]):
+        run(*command, cwd=service.folder, env=service.env)
+    return service
+
+
+def test_what_is_rendered_passes_its_own_hooks(committed: Service, combination: Combination) -> None:
+    with reported(combination, "checked by its own `make hooks`"):
+        printed = committed.make("hooks")
+    assert "Failed" not in printed
+    assert "Skipped" not in printed
+    run("git", "commit", "--quiet", "--message", "first", cwd=committed.folder, env=committed.env)
+
+
+# What each hook is there for, in the order of the hooks.
+BAD_FILES = {
+    "ruff check": ("app/added_default.py", "def added(items: list[int] = []) -> int:\n    return len(items)\n"),
+    "ruff format": ("app/added_style.py", "added: int = ( 1 )\n"),
+    "mypy": ("app/added_type.py", 'added: int = ""\n'),
+    "hadolint": ("Dockerfile.added", "FROM python:3.12-slim\nRUN cd /tmp && pip install six\n"),
+    "trailing blanks": ("added_blank.md", "Added \n"),
+    "one newline at the end": ("added_end.md", "Added"),
+    "no secrets": ("added.yaml", f"api_key: {'0123456789abcdef' * 4}\n"),
+}
+
+
+def test_bad_files_are_not_committed(committed: Service) -> None:
+    names = [name for name, _ in BAD_FILES.values()]
+    try:
+        for name, content in BAD_FILES.values():
+            (committed.folder / name).write_text(content)
+        run("git", "add", *names, cwd=committed.folder, env=committed.env)
+        refused = run("git", "commit", "-m", "bad", cwd=committed.folder, env=committed.env, status=1)
+        assert re.findall(r"(?m)^(.*?)\.+Failed$", refused.stdout + refused.stderr) == list(BAD_FILES)
+    finally:
+        run("git", "rm", "--quiet", "--force", *names, cwd=committed.folder, env=committed.env)
+
+
 @pytest.mark.usefixtures("alone")
 def test_its_own_tests_pass(installed: Service, combination: Combination) -> None:
     # The services of one database differ in how they are installed, no more: with uv all of their tests run here, with

@@ -1,0 +1,294 @@
+"""The rendered CI workflow: linted for every combination, and what it does for each registry at each event.
+
+`test_pipeline.py` executes it.
+"""
+
+import re
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from tests import actions
+from tests.combinations import COMBINATIONS, TEMPLATE, Combination
+from tests.conftest import Bake
+from tests.machine import SCRIPTS, environment, run
+
+REGISTRIES = {
+    "ghcr": "ghcr.io/your-org",
+    "ecr": "123456789012.dkr.ecr.eu-central-1.amazonaws.com/your-team",
+    "dockerhub": "docker.io/your-name",
+    "other": "registry.example.com:5000/your-team/tools",
+}
+
+
+class Event(NamedTuple):
+    """What GitHub tells a run: its trigger, and which secrets it may see."""
+
+    name: str
+    ref: str
+    secret: bool = True
+    fork: bool = False
+
+    def context(self) -> dict[str, Any]:
+        kind = "tag" if self.ref.startswith("refs/tags/") else "branch"
+        github = {
+            "actor": "ann",
+            "event": {"repository": {"fork": self.fork}},
+            "event_name": self.name,
+            "ref": self.ref,
+            "ref_name": re.sub("^refs/(heads|tags|pull)/", "", self.ref),
+            "ref_type": kind,
+            "token": "github-token",
+            "workflow": "CI",
+        }
+        stored = {name: f"{name} as stored" for name in STORED} if self.secret else {}
+        return {"github": github, "secrets": stored, "vars": stored}
+
+
+STORED = ["AWS_ROLE", "DOCKERHUB_USERNAME", "DOCKERHUB_TOKEN", "REGISTRY_USERNAME", "REGISTRY_PASSWORD"]
+
+EVENTS = {
+    "pull request": Event("pull_request", "refs/pull/7/merge"),
+    "pull request from a fork": Event("pull_request", "refs/pull/7/merge", secret=False),
+    "push to the default branch": Event("push", "refs/heads/main"),
+    "push to the default branch of a fork": Event("push", "refs/heads/main", secret=False, fork=True),
+    "tag": Event("push", "refs/tags/v1.2.3"),
+    "schedule": Event("schedule", "refs/heads/main"),
+}
+PUBLISHED = {
+    "push to the default branch": ["sha-{commit}", "latest"],
+    "schedule": ["sha-{commit}", "latest"],
+    "tag": ["1.2.3", "1.2"],
+}
+
+
+@pytest.fixture(scope="module", params=REGISTRIES)
+def kind(request: pytest.FixtureRequest) -> str:
+    found: str = request.param
+    return found
+
+
+@pytest.fixture(scope="module")
+def project(bake: Bake, kind: str) -> Path:
+    return bake(registry=REGISTRIES[kind])
+
+
+@pytest.fixture(scope="module")
+def workflow(project: Path) -> actions.Workflow:
+    return actions.load(project / ".github" / "workflows" / "ci.yml")
+
+
+def jobs_that_run(workflow: actions.Workflow, event: Event) -> dict[str, actions.Job]:
+    """The jobs of a run where nothing fails."""
+    jobs: dict[str, actions.Job] = {}
+    if actions.starts(workflow, event.name, event.ref):
+        for name, job in workflow["jobs"].items():
+            if set(job.get("needs", [])) <= set(jobs) and actions.condition(job.get("if", "'always'"), event.context()):
+                jobs[name] = job
+    return jobs
+
+
+def uses(folder: Path) -> Iterator[tuple[str, str]]:
+    """Each action that the workflows in a folder use, and how the line goes on."""
+    for file in (folder / ".github" / "workflows").glob("*.yml"):
+        yield from re.findall(r"uses: *([^@\s]+)(.*)", file.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(("combination", "kind"), list(product(COMBINATIONS, REGISTRIES)), ids=str)
+def test_linters_find_nothing(combination: Combination, kind: str, bake: Bake) -> None:
+    project = bake(**combination._asdict(), registry=REGISTRIES[kind])
+    env = environment(GIT_CONFIG_GLOBAL="/dev/null", PATH=f"{SCRIPTS}:/usr/bin:/bin")  # actionlint calls shellcheck
+    run("actionlint", ".github/workflows/ci.yml", cwd=project, env=env)
+    run("zizmor", "--offline", "--pedantic", "--quiet", ".", cwd=project, env=env)
+    for schema, file in (("github-workflows", "workflows/ci.yml"), ("dependabot", "dependabot.yml")):
+        run("check-jsonschema", "--builtin-schema", f"vendor.{schema}", f".github/{file}", cwd=project, env=env)
+
+
+@pytest.mark.parametrize("event", EVENTS)
+def test_only_the_default_branch_and_version_tags_are_published(event: str, workflow: actions.Workflow) -> None:
+    jobs = jobs_that_run(workflow, EVENTS[event])
+    assert list(jobs) == ["check", "image", *(["publish"] if event in PUBLISHED else [])]
+
+
+@pytest.mark.parametrize("ref", ["heads/feature", "heads/v1.2.3", "tags/latest", "tags/v1.2", "tags/v1.2.3-rc.1"])
+def test_a_push_of_anything_else_starts_nothing(ref: str, workflow: actions.Workflow) -> None:
+    assert jobs_that_run(workflow, Event("push", f"refs/{ref}")) == {}
+
+
+@pytest.mark.parametrize("event", PUBLISHED)
+def test_the_tags_are_those_of_the_event(event: str, kind: str, workflow: actions.Workflow, bake: Bake) -> None:
+    project = bake(registry=REGISTRIES[kind])
+    git = ["git", "-c", "user.name=tests", "-c", "user.email=tests@example.com"]
+    for command in (["init", "--quiet"], ["commit", "--quiet", "--allow-empty", "--message", "first"]):
+        run(*git, *command, cwd=project, env=environment(GIT_CONFIG_GLOBAL="/dev/null"))
+    commit = run(*git, "rev-parse", "HEAD", cwd=project, env=environment()).stdout[:7]
+    env = actions.environment(EVENTS[event].context(), workflow)
+    rule = ("--eval", "print-names: ; @echo $(TAGS:%=$(PUBLISHED):%)", "print-names")
+    names = run("make", "--silent", *rule, cwd=project, env=environment(**env)).stdout.split()
+    assert names == [f"{REGISTRIES[kind]}/task-service:{tag.format(commit=commit)}" for tag in PUBLISHED[event]]
+
+
+FAKE_DOCKER = """#!/bin/sh
+case "$1" in
+    version) echo amd64 ;;
+    save) touch "$3"; echo "$@" ;;
+    *) echo "$@" ;;
+esac
+"""
+
+
+def test_one_call_saves_and_pushes_the_image_of_this_machine(kind: str, bake: Bake, tmp_path: Path) -> None:
+    project = bake(registry=REGISTRIES[kind])
+    (tmp_path / "docker").write_text(FAKE_DOCKER)
+    (tmp_path / "docker").chmod(0o755)
+    env = environment(PATH=f"{tmp_path}:/usr/bin:/bin")
+    called = run("make", "--silent", "save", "push", "VERSION=v1.2.3", cwd=project, env=env).stdout.splitlines()
+    name = f"{REGISTRIES[kind]}/task-service"
+    assert called == [
+        f"tag task-service {name}:1.2.3-amd64",
+        f"save --output task-service.amd64.tar {name}:1.2.3-amd64",
+        "load --input task-service.amd64.tar",
+        f"push {name}:1.2.3-amd64",
+        f"buildx imagetools create --tag {name}:1.2.3 --tag {name}:1.2 {name}:1.2.3-amd64",
+    ]
+
+
+LOGINS = {
+    "ghcr": {"registry": "ghcr.io", "username": "ann", "password": "github-token"},
+    "ecr": {"registry": "123456789012.dkr.ecr.eu-central-1.amazonaws.com"},
+    "dockerhub": {
+        "registry": "docker.io",
+        "username": "DOCKERHUB_USERNAME as stored",
+        "password": "DOCKERHUB_TOKEN as stored",
+    },
+    "other": {
+        "registry": "registry.example.com:5000",
+        "username": "REGISTRY_USERNAME as stored",
+        "password": "REGISTRY_PASSWORD as stored",
+    },
+}
+
+
+def evaluated_inputs(job: actions.Job, action: str, event: Event) -> list[dict[str, str]]:
+    return [
+        actions.evaluated(step["with"], event.context())
+        for step in job["steps"]
+        if step.get("uses", "").startswith(f"{action}@")
+    ]
+
+
+@pytest.mark.parametrize("event", PUBLISHED)
+def test_the_login_is_that_of_the_registry(event: str, kind: str, workflow: actions.Workflow) -> None:
+    publish = workflow["jobs"]["publish"]
+    assert evaluated_inputs(publish, "docker/login-action", EVENTS[event]) == [LOGINS[kind]]
+
+
+def test_the_readme_names_what_the_login_needs_and_nothing_else(project: Path, kind: str) -> None:
+    workflow = (project / ".github" / "workflows" / "ci.yml").read_text()
+    readme = (project / "README.md").read_text()
+    needed = set(re.findall(r"(?:secrets|vars)\.(\w+)", workflow))
+    assert {name for name in STORED if f"`{name}`" in readme} == needed
+    assert bool(needed) is (kind != "ghcr")
+
+
+@pytest.mark.parametrize(
+    ("host", "role", "region"),
+    [
+        ("123456789012.dkr.ecr.eu-central-1.amazonaws.com", "arn:aws:iam::123456789012:role/", "eu-central-1"),
+        ("210987654321.dkr.ecr.us-gov-west-1.amazonaws.com", "arn:aws-us-gov:iam::210987654321:role/", "us-gov-west-1"),
+    ],
+)
+def test_the_host_of_ecr_says_whose_role_is_assumed_where(host: str, role: str, region: str, bake: Bake) -> None:
+    workflow = actions.load(bake(registry=f"{host}/team") / ".github" / "workflows" / "ci.yml")
+    inputs = evaluated_inputs(workflow["jobs"]["publish"], "aws-actions/configure-aws-credentials", EVENTS["tag"])
+    assert inputs == [{"role-to-assume": f"{role}AWS_ROLE as stored", "aws-region": region}]
+
+
+@pytest.mark.parametrize("event", [event for event in EVENTS if event not in PUBLISHED])
+def test_what_publishes_nothing_asks_for_no_secret_and_may_only_read(event: str, workflow: actions.Workflow) -> None:
+    assert workflow["permissions"] == {}
+    for job in jobs_that_run(workflow, EVENTS[event]).values():
+        assert job["permissions"] == {"contents": "read"}
+        assert not re.search(r"(secrets|vars)\.|github\.token", str(job))
+
+
+def test_who_publishes_may_only_what_that_takes(kind: str, workflow: actions.Workflow) -> None:
+    packages = {"packages": "write"} if kind == "ghcr" else {}
+    assert workflow["jobs"]["publish"]["permissions"] == {"contents": "read", "id-token": "write", **packages}
+
+
+def test_nothing_is_handed_over_before_it_was_tested_called_and_scanned(workflow: actions.Workflow) -> None:
+    steps = workflow["jobs"]["image"]["steps"]
+    commands = [step["run"].split()[1] for step in steps if step.get("run", "").startswith("make ")]
+    assert commands == ["image", "image-test", "smoke", "scan", "save"]
+    assert steps[-1]["uses"].startswith("actions/upload-artifact@")
+    assert workflow["jobs"]["publish"]["needs"] == ["check", "image"]
+
+
+def test_each_platform_is_built_where_it_runs(workflow: actions.Workflow) -> None:
+    assert workflow["jobs"]["image"]["strategy"]["matrix"] == {"runner": ["ubuntu-24.04", "ubuntu-24.04-arm"]}
+    assert "qemu" not in str(workflow)
+
+
+def test_a_newer_push_ends_the_run_of_a_pull_request_and_no_other(workflow: actions.Workflow) -> None:
+    cancels = workflow["concurrency"]["cancel-in-progress"]
+    ended = [name for name, event in EVENTS.items() if actions.evaluate(cancels, event.context())]
+    assert ended == ["pull request", "pull request from a fork"]
+    groups = {actions.evaluate(workflow["concurrency"]["group"], event.context()) for event in EVENTS.values()}
+    assert groups == {"CI-refs/pull/7/merge", "CI-refs/heads/main", "CI-refs/tags/v1.2.3"}
+
+
+def test_every_job_ends_in_time(workflow: actions.Workflow) -> None:
+    assert all(0 < int(job["timeout-minutes"]) <= 30 for job in workflow["jobs"].values())
+
+
+@pytest.mark.parametrize(("manager", "count"), [("uv", 1), ("pip", 2), ("venv", 2)])
+def test_a_release_takes_nothing_from_a_cache(manager: str, count: int, bake: Bake) -> None:
+    workflow = actions.load(bake(package_manager=manager) / ".github" / "workflows" / "ci.yml")
+    caches = [
+        inputs["lookup-only"]
+        for job in workflow["jobs"].values()
+        for inputs in evaluated_inputs(job, "actions/cache", EVENTS["tag"])
+    ]
+    assert caches == ["true"] * count
+
+
+def test_every_action_is_pinned_by_commit_and_to_one_release(bake: Bake) -> None:
+    bakes = [bake(package_manager=manager, registry=registry) for manager, registry in ALL_ACTIONS]
+    pins: dict[str, set[str]] = {}
+    for folder in (TEMPLATE, *bakes):
+        for action, pin in uses(folder):
+            if action.startswith("$/"):  # of the same commit
+                continue
+            assert re.fullmatch(r"@[0-9a-f]{40} # v\d+\.\d+\.\d+", pin), f"{action}{pin}"
+            pins.setdefault("/".join(action.split("/")[:2]), set()).add(pin)
+    assert {action: found for action, found in pins.items() if len(found) > 1} == {}
+
+
+ALL_ACTIONS = list(product({combination.package_manager for combination in COMBINATIONS}, REGISTRIES.values()))
+
+
+EXPRESSIONS: list[tuple[str, Any]] = [
+    ("true && 'a' || 'b'", "a"),
+    ("github.ref_type == 'tag' && github.ref_name || ''", "v1.2.3"),
+    ("github.ref_type == 'TAG'", True),
+    ("!(github.ref_type != 'tag')", True),
+    ("github.event.nothing.at.all", None),
+    ("startsWith(github.ref, 'refs/tags/')", True),
+    ("'it''s'", "it's"),
+    ("'a' == 'b' || 'c' == 'c' && 'd'", "d"),
+]
+
+
+@pytest.mark.parametrize(("expression", "value"), EXPRESSIONS)
+def test_expressions_mean_here_what_they_mean_on_github(expression: str, value: object) -> None:
+    assert actions.evaluate(f"${{{{ {expression} }}}}", EVENTS["tag"].context()) == value
+
+
+@pytest.mark.parametrize("expression", ["toJSON(github)", "a < b", "github.*", "github['ref']", "'a' 'b'"])
+def test_what_is_not_known_of_expressions_is_an_error(expression: str) -> None:
+    with pytest.raises((AssertionError, KeyError)):
+        actions.evaluate(f"${{{{ {expression} }}}}", EVENTS["tag"].context())

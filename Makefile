@@ -39,6 +39,14 @@ lock: .venv/requirements-dev ## Resolve pyproject.toml into requirements*.txt; A
 	$(COMPILE) $(ARGS) --output-file requirements.txt
 	$(COMPILE) $(ARGS) --extra dev --constraint requirements.txt --output-file requirements-dev.txt
 
+.PHONY: refresh
+refresh: .venv/requirements-dev ## Take newer dependencies and actions; print what changes in rendered projects
+	@$(BIN)/python scripts/refresh.py
+
+.PHONY: notes
+notes: ## Print what CHANGELOG.md says of VERSION=v1.2.3
+	@awk '/^## / { found = $$2 == "$(VERSION:v%=%)"; any = any || found; next } found; END { exit !any }' CHANGELOG.md
+
 # One environment for both: rendering needs cookiecutter alone, and need not wait for what only the tests use.
 .venv/requirements .venv/requirements-dev: .venv/%: %.txt | .venv/bin/pip
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement $<

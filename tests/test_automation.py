@@ -1,0 +1,183 @@
+"""The template's own workflows: linted and complete, and their steps executed against a GitHub that is a folder."""
+
+import re
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests import actions
+from tests.combinations import TEMPLATE
+from tests.machine import SCRIPTS, environment, run
+
+WORKFLOWS = TEMPLATE / ".github" / "workflows"
+VERSIONS = ["v1.0.0", "v9.9.9", "v99.0.1", "v99.1.0-rc.1"]
+NEWEST = "v99.0.1"
+
+# Like GitHub's command line: a branch has at most one pull request.
+GH = """#!/bin/sh
+echo "$*" >> "$RUNNER_TEMP/calls"
+case "$*" in "pr create"*) [ ! -e "$RUNNER_TEMP/request" ] && touch "$RUNNER_TEMP/request" ;; esac
+"""
+
+
+@pytest.fixture
+def clone(template_clone: Path, tmp_path: Path) -> Path:
+    """A clone that pushes to a folder, with what `make` would install already there."""
+    folder = tmp_path / "clone"
+    run("git", "clone", "--quiet", "--bare", template_clone, "origin", cwd=tmp_path, env=environment())
+    run("git", "clone", "--quiet", "origin", folder, cwd=tmp_path, env=environment())
+    (folder / ".venv").mkdir()
+    for name in ("bin", "lib"):
+        (folder / ".venv" / name).symlink_to(SCRIPTS.parent / name)
+    shutil.copy(SCRIPTS.parent / "pyvenv.cfg", folder / ".venv")
+    (folder / ".venv" / "requirements-dev").touch()
+    return folder
+
+
+@pytest.fixture
+def env(tmp_path: Path) -> dict[str, str]:
+    """The environment of a runner for which github.com is a folder, where every action has the releases `VERSIONS`."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "gh").write_text(GH)
+    (tmp_path / "bin" / "gh").chmod(0o755)
+    author = {f"GIT_{role}_{what}": "tests" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+    env = environment(
+        GIT_CONFIG_COUNT="1",
+        GIT_CONFIG_GLOBAL="/dev/null",
+        GIT_CONFIG_KEY_0=f"url.{tmp_path}/github/.insteadOf",
+        GIT_CONFIG_VALUE_0="https://github.com/",
+        PATH=f"{tmp_path}/bin:/usr/bin:/bin",
+        RUNNER_TEMP=str(tmp_path),
+        **author,
+    )
+    for action in {action for _, action, _ in pins(TEMPLATE)}:
+        folder = tmp_path / "github" / action
+        run("git", "init", "--quiet", folder, cwd=tmp_path, env=env)
+        for version in VERSIONS:
+            run("git", "commit", "--quiet", "--allow-empty", "--message", version, cwd=folder, env=env)
+            run("git", "tag", "--annotate", "--message", version, version, cwd=folder, env=env)
+    return env
+
+
+def pins(template: Path) -> list[tuple[str, str, str]]:
+    """Every pinned action: the file, the repository, the commit and the release."""
+    files = [file for file in template.rglob("*.yml") if "workflows" in file.parts or "templates" in file.parts]
+    found = r"uses: *([\w.-]+/[\w.-]+)[\w./-]*@([0-9a-f]{40} # v[\d.]+)\n"
+    return [(str(file), *pin) for file in files for pin in re.findall(found, file.read_text(encoding="utf-8"))]
+
+
+def run_job(workflow: str, job: str, clone: Path, env: dict[str, str], ref_name: str = "main") -> None:
+    """Execute the `run` steps of a job."""
+    context = {"github": {"ref_name": ref_name, "token": "token"}}
+    for script, changes in actions.scripts(actions.load(clone / ".github" / "workflows" / workflow), job, context):
+        run("bash", "-e", "-c", script, cwd=clone, env={**env, **changes}, timeout=600)
+
+
+def test_linters_find_nothing() -> None:
+    env = environment(PATH=f"{SCRIPTS}:/usr/bin:/bin")
+    files = sorted(WORKFLOWS.glob("*.yml"))
+    run("actionlint", *files, cwd=TEMPLATE, env=env)
+    run("zizmor", "--offline", "--pedantic", "--quiet", ".github", cwd=TEMPLATE, env=env)
+    run("check-jsonschema", "--builtin-schema", "vendor.github-workflows", *files, cwd=TEMPLATE, env=env)
+
+
+def test_every_test_is_in_exactly_one_job() -> None:
+    def collect(arguments: str) -> list[str]:
+        env = environment(ARGS=f"{arguments} --collect-only --quiet --numprocesses=0")
+        listed = run("make", "--silent", "test", cwd=TEMPLATE, env=env).stdout
+        return re.findall("^tests/.*::.*$", listed, re.MULTILINE)
+
+    jobs = actions.load(WORKFLOWS / "tests.yml")["jobs"]["tests"]["strategy"]["matrix"]["include"]
+    collected = [test for job in jobs for test in collect(job["tests"])]
+    assert Counter(collected) == Counter(collect(""))
+    assert collected
+
+
+def test_actions_are_pinned_to_the_commit_of_their_newest_release(
+    clone: Path, env: dict[str, str], tmp_path: Path
+) -> None:
+    before = pins(clone)
+    run(".venv/bin/python", "scripts/refresh_actions.py", cwd=clone, env=env)
+    for (file, action, _), (_, _, pin) in zip(before, pins(clone), strict=True):
+        commit = run("git", "rev-list", "-1", NEWEST, cwd=tmp_path / "github" / action, env=env).stdout.strip()
+        assert pin == f"{commit} # {NEWEST}", file
+    changed = run("git", "diff", "--unified=0", cwd=clone, env=env).stdout
+    assert all("uses: " in line for line in re.findall("^[+-][^+-].*", changed, re.MULTILINE))
+
+
+def test_what_is_newer_is_proposed_once_a_week_and_tested(clone: Path, env: dict[str, str], tmp_path: Path) -> None:
+    run_job("refresh.yml", "refresh", clone, env)
+    body = (tmp_path / "changes.md").read_text()
+    assert body.startswith("What changes in rendered projects")
+    assert "+        uses: actions/checkout@" in body
+    assert f" # {NEWEST}" in body
+    assert "--hash=" not in body
+    assert len(body) < 65536
+    pushed = run("git", "show", "--stat", "refresh", cwd=tmp_path / "origin", env=env).stdout
+    assert "github-actions[bot]" in pushed
+    assert ".github/workflows/tests.yml" in pushed
+
+    calls = tmp_path / "calls"
+    assert re.findall("^(pr create|pr edit|workflow run tests.yml --ref refresh)", calls.read_text(), re.MULTILINE) == [
+        "pr create",
+        "workflow run tests.yml --ref refresh",
+    ]
+
+
+def test_where_nothing_is_newer_nothing_is_proposed(clone: Path, env: dict[str, str], tmp_path: Path) -> None:
+    workflow = actions.load(clone / ".github" / "workflows" / "refresh.yml")
+    [_, (propose, changes)] = actions.scripts(workflow, "refresh", {"github": {}})
+    run("bash", "-e", "-c", propose, cwd=clone, env={**env, **changes})
+    assert not (tmp_path / "calls").exists()
+
+
+def test_a_second_proposal_replaces_the_first(clone: Path, env: dict[str, str], tmp_path: Path) -> None:
+    workflow = actions.load(clone / ".github" / "workflows" / "refresh.yml")
+    [_, (propose, changes)] = actions.scripts(workflow, "refresh", {"github": {}})
+    for week in ("first", "second"):
+        run("git", "clone", "--quiet", "origin", week, cwd=tmp_path, env=env)
+        (tmp_path / week / "LICENSE").write_text(week)
+        run("bash", "-e", "-c", propose, cwd=tmp_path / week, env={**env, **changes})
+        assert run("git", "show", "refresh:LICENSE", cwd=tmp_path / "origin", env=env).stdout == week
+    requests = re.findall("^pr (create|edit)", (tmp_path / "calls").read_text(), re.MULTILINE)
+    assert requests == ["create", "create", "edit"]
+
+
+CHANGELOG = """# Changelog
+
+## Unreleased
+
+- Not yet.
+
+## 1.2.3
+
+- This.
+
+## 1.2.2
+
+- Older.
+"""
+
+
+def test_a_release_has_the_notes_of_its_version(clone: Path, env: dict[str, str], tmp_path: Path) -> None:
+    (clone / "CHANGELOG.md").write_text(CHANGELOG)
+    run_job("release.yml", "release", clone, env, ref_name="v1.2.3")
+    assert (tmp_path / "notes.md").read_text().strip() == "- This."
+    expected = f"release create v1.2.3 --verify-tag --title v1.2.3 --notes-file {tmp_path}/notes.md\n"
+    assert (tmp_path / "calls").read_text() == expected
+
+
+def test_a_version_without_notes_is_not_released(clone: Path, env: dict[str, str], tmp_path: Path) -> None:
+    (clone / "CHANGELOG.md").write_text(CHANGELOG)
+    run("make", "--silent", "notes", "VERSION=v1.2", cwd=clone, env=env, status=2)
+
+
+def test_only_version_tags_are_released_and_only_after_the_tests() -> None:
+    release = actions.load(WORKFLOWS / "release.yml")
+    assert actions.starts(release, "push", "refs/tags/v1.2.3")
+    assert not actions.starts(release, "push", "refs/heads/main")
+    assert not actions.starts(release, "push", "refs/tags/v1.2.3-rc.1")
+    assert release["jobs"]["release"]["needs"] == "tests"
+    assert release["jobs"]["tests"]["uses"] == "$/.github/workflows/tests.yml"

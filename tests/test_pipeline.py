@@ -1,0 +1,126 @@
+"""The rendered CI workflow, executed: each of its `run` steps as it stands, on machines with Docker engines of their own.
+
+What only GitHub or the internet can do is not executed: the identity that signs, and the scanner's database. For the other
+platform, which this machine cannot run, stands an image without a program.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import actions
+from tests.combinations import Combination
+from tests.conftest import Bake, reported
+from tests.docker import Container, require_docker
+from tests.github import PASSWORD, USER, GitHub, github, sh
+from tests.machine import environment, run
+from tests.test_workflows import EVENTS, PUBLISHED, jobs_that_run
+
+IMAGE = "localhost:5000/team/task-service"
+SCAN = "grype docker:task-service --only-fixed --fail-on high --show-suppressed"
+
+RUNS = [
+    (Combination("sqlite", "uv"), ["pull request from a fork", "push to the default branch"]),
+    (Combination("postgres", "pip"), ["tag"]),
+]
+
+# The workflow runs the service's tests at home, in the image, and at each event once more. That it runs them is what
+# matters here; test_run.py and test_images.py run all of them.
+KEPT = {"test_health.py", "test_migrations.py"}
+
+OTHER_PLATFORM = """
+printf 'FROM scratch\\nCOPY pyproject.toml /\\n' > /tmp/Dockerfile
+docker buildx build --platform linux/arm64 --sbom=true --provenance=mode=max -f /tmp/Dockerfile -t task-service .
+make save ARCH=arm64
+mkdir -p /github/artifacts/image-ARM64
+mv task-service.arm64.tar /github/artifacts/image-ARM64
+"""
+
+
+def commit(project: Path) -> str:
+    """Make the project a repository with one commit, tagged as version 1.2.3."""
+    author = {f"GIT_{role}_{what}": "tests" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+    env = environment(GIT_CONFIG_GLOBAL="/dev/null", **author)
+    for command in ("init --quiet -b main", "add --all", "commit --quiet -m first", "tag v1.2.3"):
+        run("git", *command.split(), cwd=project, env=env)
+    return run("git", "rev-parse", "--short=7", "HEAD", cwd=project, env=env).stdout.strip()
+
+
+def context(event: str) -> dict[str, Any]:
+    """What the expressions of a run see; a pull request is one of the branch main here."""
+    found = EVENTS[event].context()
+    if event not in PUBLISHED:
+        found["github"]["ref_name"] = "main"
+    found["secrets"] = {"REGISTRY_USERNAME": USER, "REGISTRY_PASSWORD": PASSWORD} if EVENTS[event].secret else {}
+    return found
+
+
+@pytest.mark.parametrize(("combination", "events"), RUNS, ids=str)
+def test_each_event_checks_tests_and_publishes_what_it_should(
+    combination: Combination, events: list[str], bake: Bake, tmp_path: Path
+) -> None:
+    require_docker()
+    project = bake(**combination._asdict(), registry="localhost:5000/team")
+    for file in (project / "tests").glob("test_*.py"):
+        if file.name not in KEPT:
+            file.unlink()
+    revision = commit(project)
+    workflow = actions.load(project / ".github" / "workflows" / "ci.yml")
+    with github(project, tmp_path) as hub:
+        for event in events:
+            printed: dict[str, str] = {}
+            for job in jobs_that_run(workflow, EVENTS[event]):
+                if job == "check" and event != events[0]:
+                    continue  # the same once more
+                with reported(combination, f"{job} job of its CI workflow on a {event}"):
+                    printed |= hub.run_job(workflow, job, context(event))
+                if job == "image":
+                    assert hub.calls() == [SCAN]
+                    add_other_platform(hub, workflow, event)
+            tests = [output for step, output in printed.items() if step.startswith("Test")]
+            assert all(" passed" in output for output in tests)
+            assert ("CACHED" in printed["Build"]) is (event != events[0])
+            if event in PUBLISHED:
+                check_published(hub, [tag.format(commit=revision) for tag in PUBLISHED[event]])
+            else:
+                assert not (tmp_path / "artifacts").exists()
+
+
+def add_other_platform(hub: GitHub, workflow: actions.Workflow, event: str) -> None:
+    """Hand over what the other machine of the matrix would, if this one did."""
+    if (hub.folder / "artifacts").exists():
+        prepare = next(step["run"] for step in workflow["jobs"]["image"]["steps"] if "systemctl" in step.get("run", ""))
+        env = actions.environment(context(event), workflow)
+        with hub.machine() as machine:
+            sh(machine, f"git clone --quiet file:///github/repository .\n{prepare}\n{OTHER_PLATFORM}", env)
+
+
+def check_published(hub: GitHub, tags: list[str]) -> None:
+    """Pull each tag on a machine that has never seen the image, and look at what came with it."""
+    with hub.machine() as machine:
+        sh(machine, f"docker login --username {USER} --password-stdin localhost:5000 <<< {PASSWORD}")
+        sh(machine, "git clone --quiet file:///github/repository .")
+        digests = {inspect(machine, tag, "Manifest")["digest"] for tag in tags}
+        assert len(digests) == 1
+        assert hub.calls() == [f"cosign sign --yes {IMAGE}@{digest}" for digest in digests]
+        for tag in tags:
+            sh(machine, f"docker pull --quiet {IMAGE}:{tag}")
+            assert '"title":"Made over REST"' in sh(machine, f"sh tests/smoke.sh {IMAGE}:{tag}")
+            sh(machine, f"docker rmi {IMAGE}:{tag}")
+        platforms = [manifest["platform"] for manifest in inspect(machine, tags[0], "Manifest")["manifests"]]
+        assert {(each["os"], each["architecture"]) for each in platforms} >= {("linux", "amd64"), ("linux", "arm64")}
+
+        sbom, provenance = (inspect(machine, tags[0], what) for what in ("SBOM", "Provenance"))
+        assert sbom.keys() == provenance.keys() == {"linux/amd64", "linux/arm64"}
+        packages = {package["name"].lower() for package in sbom["linux/amd64"]["SPDX"]["packages"]}
+        assert {"fastapi", "gunicorn", "mcp"} <= packages
+        assert "pytest" not in packages
+        assert "python" in str(provenance["linux/amd64"]["SLSA"])
+
+
+def inspect(machine: Container, tag: str, what: str) -> dict[str, Any]:
+    printed = sh(machine, f"docker buildx imagetools inspect --format '{{{{json .{what}}}}}' {IMAGE}:{tag}")
+    found: dict[str, Any] = json.loads(printed)
+    return found

@@ -109,8 +109,8 @@ def test_its_style_and_types_are_clean(installed: Service, combination: Combinat
 
 
 @pytest.fixture(scope="session")
-def committed(installed: Service) -> Service:
-    """As a repository that checks each commit."""
+def staged(installed: Service) -> Service:
+    """As a repository that checks each commit, before the first one."""
     author = {f"GIT_{role}_{what}": "tests" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
     caches = {"PRE_COMMIT_HOME": str(installed.folder.parent / "pre-commit"), "GIT_CONFIG_GLOBAL": "/dev/null"}
     service = installed._replace(env={**installed.env, **author, **caches})
@@ -119,12 +119,11 @@ def committed(installed: Service) -> Service:
     return service
 
 
-def test_what_is_rendered_passes_its_own_hooks(committed: Service, combination: Combination) -> None:
+def test_what_is_rendered_passes_its_own_hooks(staged: Service, combination: Combination) -> None:
     with reported(combination, "checked by its own `make hooks`"):
-        printed = committed.make("hooks")
+        printed = staged.make("hooks")
     assert "Failed" not in printed
     assert "Skipped" not in printed
-    run("git", "commit", "--quiet", "--message", "first", cwd=committed.folder, env=committed.env)
 
 
 # What each hook is there for, in the order of the hooks.
@@ -139,16 +138,16 @@ BAD_FILES = {
 }
 
 
-def test_bad_files_are_not_committed(committed: Service) -> None:
+def test_bad_files_are_not_committed(staged: Service) -> None:
     names = [name for name, _ in BAD_FILES.values()]
     try:
         for name, content in BAD_FILES.values():
-            (committed.folder / name).write_text(content)
-        run("git", "add", *names, cwd=committed.folder, env=committed.env)
-        refused = run("git", "commit", "-m", "bad", cwd=committed.folder, env=committed.env, status=1)
+            (staged.folder / name).write_text(content)
+        run("git", "add", *names, cwd=staged.folder, env=staged.env)
+        refused = run("git", "commit", "-m", "bad", cwd=staged.folder, env=staged.env, status=1)
         assert re.findall(r"(?m)^(.*?)\.+Failed$", refused.stdout + refused.stderr) == list(BAD_FILES)
     finally:
-        run("git", "rm", "--quiet", "--force", *names, cwd=committed.folder, env=committed.env)
+        run("git", "rm", "--quiet", "--force", *names, cwd=staged.folder, env=staged.env)
 
 
 @pytest.mark.usefixtures("alone")

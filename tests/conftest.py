@@ -97,6 +97,11 @@ def combination(request: pytest.FixtureRequest) -> Combination:
     return found
 
 
+def only(*combinations: Combination) -> pytest.MarkDecorator:
+    """Run a test for these combinations alone."""
+    return pytest.mark.parametrize("combination", combinations, ids=str, indirect=True, scope="session")
+
+
 @pytest.fixture(scope="session")
 def baked(bake: Bake, combination: Combination) -> Path:
     """The combination as rendered; to be read only."""

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import pytest
 
 from tests.combinations import COMBINATIONS, Combination
-from tests.conftest import Bake, reported
+from tests.conftest import Bake, only, reported
 from tests.docker import (
     HARDENED,
     PREFIX,
@@ -58,10 +58,6 @@ ALLOWED = [
     r"etc/(passwd|group|shadow|gshadow|subuid|subgid)-?",
     r"\.dockerenv|dev/console|etc/(hostname|hosts|mtab|resolv\.conf)",  # put there by the engine
 ]
-
-
-def only(*combinations: Combination) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize("combination", combinations, ids=str, indirect=True, scope="session")
 
 
 on_sqlite = only(*(each for each in COMBINATIONS if each.database == "sqlite"))
@@ -235,9 +231,10 @@ def test_exactly_the_lock_for_production_is_installed(project: Project) -> None:
     assert packages.keys().isdisjoint({"pytest", "ruff", "mypy", "watchfiles", "uv", "schemathesis"})
 
 
-@pytest.mark.parametrize("program", ["cc", "gcc", "g++", "make", "uv", "git", "curl"])
-def test_it_holds_no_tool_of_the_build(program: str, project: Project) -> None:
-    docker("run", "--rm", project.image, "sh", "-c", f"command -v {program}", status=127)
+def test_it_holds_no_tool_of_the_build(project: Project) -> None:
+    tools = ["cc", "gcc", "g++", "make", "uv", "git", "curl"]
+    find = f"command -v python && for tool in {' '.join(tools)}; do command -v $tool || true; done"
+    assert len(docker("run", "--rm", project.image, "sh", "-c", find).splitlines()) == 1
 
 
 def test_the_engine_finds_it_healthy(running: Container) -> None:
@@ -338,10 +335,12 @@ def test_a_request_that_never_ends_does_not_hold_up_a_stop(project: Project, opt
 @pytest.mark.parametrize("cpus", START_LIMITS)
 def test_it_starts_in_time(cpus: str, project: Project, options: list[str]) -> None:
     with reported(project.combination, f"started on {cpus} CPUs") as details:
-        times = [start(project, options, cpus) for _ in range(3)]
-        details.append(", ".join(f"{seconds:.1f} s" for seconds in times))
-    # The machine has other work: the best of them is what the image takes.
-    assert min(times) <= START_LIMITS[cpus]
+        # The machine has other work: the best of them is what the image takes.
+        for _ in range(3):
+            details.append(f"{(seconds := start(project, options, cpus)):.1f} s")
+            if seconds <= START_LIMITS[cpus]:
+                return
+    pytest.fail(f"not within {START_LIMITS[cpus]} s: {details}")
 
 
 def start(project: Project, options: list[str], cpus: str) -> float:

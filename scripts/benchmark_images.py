@@ -1,6 +1,6 @@
 """Measure the image of each combination against a plain one, in one run, and print a table.
 
-    .venv/bin/python -m scripts.benchmark_images [sqlite-uv ...]
+    .venv/bin/python -m scripts.benchmark_images [sqlite-uv-cpu ...]
 
 The plain image is what one would write in a minute: one stage, `pip install`, the same service. A cold build has no
 layer to reuse, but packages that were downloaded before; a cached one follows a change of the source. Starts run from
@@ -116,7 +116,7 @@ def measure(name: str, folder: Path, combination: Combination) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("combinations", nargs="*", help="such as sqlite-uv; all by default")
+    parser.add_argument("combinations", nargs="*", help="such as sqlite-uv-cpu; all by default")
     chosen = parser.parse_args().combinations
     print(f"| {' | '.join(HEADINGS)} |", "| --- " + "| ---: " * (len(HEADINGS) - 1) + "|", sep="\n", flush=True)
     measured: set[str] = set()

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from itertools import product
 from pathlib import Path
 
 from cookiecutter.main import cookiecutter
@@ -17,10 +18,10 @@ DATABASES = json.loads((TEMPLATE / "cookiecutter.json").read_text(encoding="utf-
 SLUG = "name-of-the-project"
 
 
-def resolve(database: str, *arguments: str) -> dict[Path, str]:
-    """What the locks for a database should hold."""
+def resolve(database: str, gpu: bool, *arguments: str) -> dict[Path, str]:
+    """What the locks for a database, with or without a job worker, should hold."""
     with tempfile.TemporaryDirectory() as folder:
-        answers = {"project_slug": SLUG, "database": database}
+        answers = {"project_slug": SLUG, "database": database, "gpu": gpu}
         project = cookiecutter(
             str(TEMPLATE),
             no_input=True,
@@ -33,8 +34,9 @@ def resolve(database: str, *arguments: str) -> dict[Path, str]:
         tools = Path(sys.executable).parent
         make = ["make", "--silent", "lock", "--old-file=install", f"BIN={tools}", f"ARGS={' '.join(arguments)}"]
         subprocess.run(make, cwd=project, env={**os.environ, "UV_PYTHON": sys.executable}, check=True)
-        names = {f"{database}.txt": "requirements.txt", f"{database}-dev.txt": "requirements-dev.txt"}
-        return {LOCKS / lock: as_template(Path(project, made)) for lock, made in names.items()}
+        name = f"{database}-worker" if gpu else database
+        made = sorted(Path(project).glob("requirements*.txt"))
+        return {LOCKS / lock.name.replace("requirements", name): as_template(lock) for lock in made}
 
 
 def as_template(lock: Path) -> str:
@@ -61,8 +63,8 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help="write nothing; fail if a lock is out of date")
     arguments = parser.parse_args()
     resolved = {}
-    for database in DATABASES:
-        resolved.update(resolve(database, *(["--upgrade"] if arguments.upgrade else [])))
+    for database, gpu in product(DATABASES, [False, True]):
+        resolved.update(resolve(database, gpu, *(["--upgrade"] if arguments.upgrade else [])))
     outdated = {lock: new for lock, new in resolved.items() if not lock.exists() or lock.read_text("utf-8") != new}
     for lock, new in outdated.items():
         print(f"{lock.name:18} {'package':28} {'old':14} new", *changes(lock, new), sep="\n")

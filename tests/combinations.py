@@ -1,4 +1,4 @@
-"""What can be chosen, as data: each combination here is rendered, installed and run; every other choice is refused."""
+"""What can be chosen, as data: each combination here is rendered, installed and run."""
 
 import json
 from itertools import product
@@ -12,11 +12,15 @@ QUESTIONS = json.loads((TEMPLATE / "cookiecutter.json").read_text(encoding="utf-
 class Combination(NamedTuple):
     database: str
     package_manager: str
+    gpu: bool = False
 
     def __str__(self) -> str:
-        return "-".join(self)
+        return "-".join([self.database, self.package_manager, "gpu" if self.gpu else "cpu"])
 
 
-COMBINATIONS = [Combination(*values) for values in product(["sqlite", "postgres"], ["uv", "pip", "venv"])]
-
-REFUSED = [("gpu", "yes")]
+COMBINATIONS = [
+    *(Combination(*values) for values in product(["sqlite", "postgres"], ["uv", "pip", "venv"])),
+    Combination("sqlite", "uv", gpu=True),
+    Combination("postgres", "pip", gpu=True),
+    Combination("sqlite", "venv", gpu=True),
+]

@@ -76,7 +76,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if reason := docker.lacks():
         terminalreporter.write_line(f"No image was built and no container started: {reason}.")
     for combination, what, seconds in sorted(steps, key=lambda step: step[0]):
-        terminalreporter.write_line(f"{combination:14} {seconds:6.1f} s  {what}")
+        terminalreporter.write_line(f"{combination:16} {seconds:6.1f} s  {what}")
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ from cookiecutter.generate import generate_context
 from cookiecutter.prompt import prompt_for_config
 from cookiecutter.utils import create_env_with_context, work_in
 
-from tests.combinations import COMBINATIONS, QUESTIONS, REFUSED, TEMPLATE, Combination
+from tests.combinations import COMBINATIONS, QUESTIONS, TEMPLATE, Combination
 from tests.conftest import Bake
 from tests.machine import SCRIPTS, environment, files, run
 
@@ -87,7 +87,6 @@ BAD_ANSWERS = [
     ),
     *((question, value, "must be neither 5432 nor 6379") for question in PORTS for value in ("5432", "6379")),
     ("mcp_port", "8000", "must differ from api_port"),
-    *((question, value, "is not built yet") for question, value in REFUSED),
 ]
 
 GOOD_ANSWERS = [
@@ -127,10 +126,6 @@ def run_hook(name: str, folder: Path, **answers: object) -> None:
         runpy.run_path(str(hook), run_name="__main__")
 
 
-def as_answer(question: str, value: str) -> object:
-    return value == "yes" if question == "gpu" else value
-
-
 def snapshot(folder: Path) -> list[Path]:
     return sorted(folder.rglob("*"))
 
@@ -140,7 +135,7 @@ def test_a_bad_answer_is_refused_with_its_rule_and_an_example(
     question: str, value: str, rule: str, tmp_path: Path
 ) -> None:
     with pytest.raises(SystemExit) as refusal:
-        run_hook("pre_gen_project", tmp_path, **{question: as_answer(question, value)})
+        run_hook("pre_gen_project", tmp_path, **{question: value})
     assert re.search(rf"^  {question} .* {re.escape(rule)}.*\. Example: ", str(refusal.value), re.MULTILINE)
 
 
@@ -149,11 +144,10 @@ def test_a_good_answer_is_taken(question: str, value: str, tmp_path: Path) -> No
     run_hook("pre_gen_project", tmp_path, **{question: value})
 
 
-def test_every_choice_is_either_tested_or_refused() -> None:
+def test_every_choice_is_tested() -> None:
     chosen = {(question, value) for each in COMBINATIONS for question, value in each._asdict().items()}
     offered = {(question, value) for question, values in QUESTIONS.items() if type(values) is list for value in values}
-    assert chosen | set(REFUSED) == offered | {("gpu", "yes")}
-    assert chosen.isdisjoint(REFUSED)
+    assert chosen == offered | {("gpu", False), ("gpu", True)}
 
 
 def test_the_names_of_all_dependencies_are_refused(bake: Bake, tmp_path: Path) -> None:
@@ -209,7 +203,7 @@ def cookiecutter(
 
 
 def test_all_faults_are_told_at_once_and_nothing_is_written(tmp_path: Path) -> None:
-    bad = {"project_name": " ", "project_slug": "Über", "gpu": "yes", "registry": "ghcr.io", "api_port": "80"}
+    bad = {"project_name": " ", "project_slug": "Über", "registry": "ghcr.io", "api_port": "80"}
     answers = [f"{question}={value}" for question, value in bad.items()]
     message = cookiecutter(tmp_path, str(TEMPLATE), "--no-input", *answers, status=1).stderr
     assert re.findall(r"^  (\w+) '", message.partition("Traceback")[0], re.MULTILINE) == list(bad)

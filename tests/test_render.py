@@ -27,6 +27,13 @@ tests/test_cors.py tests/test_health.py tests/test_logs.py tests/test_mcp.py tes
 tests/test_openapi.py tests/test_reliability.py tests/test_rest.py tests/test_settings.py
 """
 TREE_WITH = {"sqlite": "app/backup.py tests/test_sqlite.py", "postgres": "tests/postgres.py tests/test_postgres.py"}
+TREE_WITH_GPU = """
+compose.gpu.yaml requirements-gpu.txt
+app/computation.py app/duplicates.py app/job_doors.py app/job_models.py app/jobs.py app/leases.py app/queue.py app/worker.py
+migrations/versions/0002_jobs.py
+tests/deadly_app.py tests/fake_cupy.py tests/slow_worker.py tests/test_duplicates.py tests/test_gpu.py
+tests/test_job_reliability.py tests/test_jobs.py tests/test_worker.py tests/valkey.py tests/workers.py
+"""
 
 WINDOWS_REFUSES = re.compile(r'[<>:"|?*\\\x00-\x1f]|[ .]$|^(con|prn|aux|nul|com\d|lpt\d)(\.|$)', re.IGNORECASE)
 
@@ -67,7 +74,7 @@ def cpu_seconds() -> float:
 
 
 def test_the_files_are_the_expected_ones(baked: Path, combination: Combination) -> None:
-    expected = f"{TREE} {TREE_WITH[combination.database]}".split()
+    expected = f"{TREE} {TREE_WITH[combination.database]} {TREE_WITH_GPU if combination.gpu else ''}".split()
     assert sorted(files(baked)) == sorted(expected)
 
 
@@ -129,6 +136,12 @@ def test_rendering_takes_less_than_a_second(combination: Combination, tmp_path: 
         return cpu_seconds() - started
 
     assert min(seconds(attempt) for attempt in range(3)) < 1
+
+
+def test_cuda_is_in_a_lock_of_its_own(baked: Path, combination: Combination) -> None:
+    locks = {lock.name: "nvidia-cublas==" in lock.read_text() for lock in baked.glob("requirements*.txt")}
+    expected = {"requirements.txt": False, "requirements-dev.txt": False}
+    assert locks == (expected | {"requirements-gpu.txt": True} if combination.gpu else expected)
 
 
 def test_git_takes_every_rendered_file(baked: Path, tmp_path: Path) -> None:

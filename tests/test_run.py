@@ -167,7 +167,7 @@ def test_its_own_tests_pass(installed: Service, combination: Combination) -> Non
 
 
 def test_its_lock_is_what_it_would_resolve_itself(installed: Service, combination: Combination) -> None:
-    locks = [installed.folder / "requirements.txt", installed.folder / "requirements-dev.txt"]
+    locks = sorted(installed.folder.glob("requirements*.txt"))
     before = [lock.read_text() for lock in locks]
     with reported(combination, "resolved by its own `make lock`"):
         installed.make("lock")

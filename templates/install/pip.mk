@@ -2,6 +2,9 @@
 # manages may be told to allow it. pip removes nothing, so that a lock which changed gets a new site.
 BIN := .local/bin
 export PYTHONUSERBASE := $(CURDIR)/.local
+{% if cookiecutter.gpu %}
+INSTALL_MORE = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-warn-script-location --user --break-system-packages
+{% endif %}
 
 .PHONY: install
 install: .local/installed ## Install what requirements-dev.txt names into .local

@@ -2,7 +2,7 @@
 {% macro environment() %}
 ENV PATH=/opt/venv/bin:$PATH
 {%- endmacro %}
-{% macro install(lock) %}
+{% macro install(lock, complete=true) %}
 RUN --mount=type=bind,source=requirements-dev.txt,target=requirements-dev.txt \
     --mount=type=cache,target=/root/.cache/pip \
     sed -n '/^uv==/,/# via/p' requirements-dev.txt > /tmp/uv.txt && \

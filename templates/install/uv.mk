@@ -1,6 +1,9 @@
 # uv, into .venv. Where the machine has none, pip first installs the one that requirements-dev.txt names.
 BIN := .venv/bin
 UV := $(or $(shell command -v uv),$(BIN)/uv)
+{% if cookiecutter.gpu %}
+INSTALL_MORE = $(UV) pip install --quiet --python $(BIN)/python
+{% endif %}
 
 .PHONY: install
 install: .venv/installed ## Install what requirements-dev.txt names into .venv

@@ -2,9 +2,9 @@
 {% macro environment() %}
 ENV PATH=/opt/venv/bin:$PATH
 {%- endmacro %}
-{% macro install(lock) %}
+{% macro install(lock, complete=true) %}
 RUN --mount=type=bind,source={{ lock }},target={{ lock }} \
     --mount=type=cache,target=/root/.cache/pip \
     python -m venv --without-pip /opt/venv && \
-    pip --python=/opt/venv install --quiet --no-compile --require-hashes --requirement {{ lock }}
+    pip --python=/opt/venv install --quiet --no-compile --require-hashes{{ '' if complete else ' --no-deps' }} --requirement {{ lock }}
 {%- endmacro %}

@@ -1,5 +1,8 @@
 # pip, into .venv. It removes nothing, so that a lock which changed gets a new environment.
 BIN := .venv/bin
+{% if cookiecutter.gpu %}
+INSTALL_MORE = $(BIN)/python -m pip install --quiet --disable-pip-version-check
+{% endif %}
 
 .PHONY: install
 install: .venv/installed ## Install what requirements-dev.txt names into .venv

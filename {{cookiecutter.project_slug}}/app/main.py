@@ -7,7 +7,7 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
-from app import health, openapi, rest
+from app import health, modules_named, openapi, rest
 from app.auth import ApiKeys, RequireKey
 from app.database import Database
 from app.mcp import PATH as MCP_PATH
@@ -52,6 +52,8 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
     rest_app.include_router(rest.tasks_router)
     rest_app.include_router(rest.admin_router)
     rest_app.include_router(health.router)
+    for module in modules_named("*_doors"):
+        module.open_doors(rest_app, mcp_server, database, settings)
     add_problem_handlers(rest_app)
     openapi.describe(rest_app)
 

@@ -17,7 +17,6 @@ DETAILS = {
     401: "This API key is not valid or was revoked.",
     403: "This needs the admin key, not a service key.",
     404: "There is no task 42.",
-    409: "An API key named 'reporting-job' is in use; revoke it or choose another name.",
     413: "The body is larger than 1048576 bytes.",
     415: "Send the body as JSON, with the header Content-Type: application/json.",
     422: "The request does not fit; `errors` says where.",
@@ -58,7 +57,11 @@ def _document(app: FastAPI) -> dict[str, Any]:
 
 
 def _complete(operation: dict[str, Any], *, needs_key: bool, is_admin_door: bool) -> None:
-    statuses = {500, 503, 504} | {int(status) for status in operation["responses"] if status == "409"}
+    details = dict(DETAILS)
+    statuses = {500, 503, 504}
+    if conflict := operation["responses"].get("409"):
+        statuses.add(409)
+        details[409] = conflict["description"]
     if needs_key:
         operation["security"] = [{name: []} for name in SECURITY_SCHEMES]
         statuses |= {401, 403} if is_admin_door else {401}
@@ -70,16 +73,16 @@ def _complete(operation: dict[str, Any], *, needs_key: bool, is_admin_door: bool
     if parameters or "requestBody" in operation:
         statuses.add(422)
     for status in sorted(statuses):
-        operation["responses"][str(status)] = _response(status)
+        operation["responses"][str(status)] = _response(status, details[status])
 
 
-def _response(status: int) -> dict[str, Any]:
+def _response(status: int, detail: str) -> dict[str, Any]:
     title = HTTPStatus(status).phrase
     example: dict[str, Any] = {
         "type": "about:blank",
         "title": title,
         "status": status,
-        "detail": DETAILS[status],
+        "detail": detail,
         "request_id": "7f6e4f0c9d3a4d0f8a2b1c5e6d7f8a9b",
     }
     model: type[BaseModel] = Problem

@@ -1,6 +1,6 @@
 """The REST door: thin routes that call `app.tasks` and `app.auth`."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
 
@@ -30,6 +30,9 @@ async def get_api_keys(request: Request) -> ApiKeys:
     return request.app.state.api_keys  # type: ignore[no-any-return]
 
 
+NAME_TAKEN: dict[int | str, dict[str, Any]] = {
+    409: {"description": "An API key named 'reporting-job' is in use; revoke it or choose another name."}
+}
 TasksDep = Annotated[Tasks, Depends(get_tasks)]
 ApiKeysDep = Annotated[ApiKeys, Depends(get_api_keys)]
 
@@ -77,7 +80,7 @@ async def delete_task(task_id: TaskId, tasks: TasksDep) -> None:
     await tasks.delete(task_id)
 
 
-@admin_router.post("", status_code=201, responses={409: {"description": "The name is taken"}})
+@admin_router.post("", status_code=201, responses=NAME_TAKEN)
 async def issue_api_key(data: ApiKeyCreate, api_keys: ApiKeysDep, response: Response) -> ApiKeyIssued:
     """Issue a service key. The answer is the only place where it can be read."""
     issued = await api_keys.issue(data)

@@ -30,8 +30,14 @@ MAKE_SECRET = "make one with `openssl rand -hex 32`"
 
 _HOST_NAME = re.compile(r"[a-z0-9_.-]+|\[[0-9a-f:]+\]")
 _ORIGIN = re.compile(r"https?://([a-z0-9.-]+|\[([0-9a-f:.]+)\])(:[0-9]{1,5})?")
+{% if cookiecutter.gpu %}
+_VALKEY_URL = re.compile(r"rediss?://[^/?#\s]+")
+{% endif %}
 
 CommaSeparated = Annotated[tuple[str, ...], NoDecode]
+{% if cookiecutter.gpu %}
+Device = Literal["auto", "cpu", "cuda"]
+{% endif %}
 Port = Annotated[int, Field(ge=1, le=65535)]
 
 
@@ -62,6 +68,13 @@ class Settings(BaseSettings):
     cors_origins: CommaSeparated = ()
     mcp_allowed_hosts: CommaSeparated = ("localhost", "127.0.0.1", "[::1]")
 
+{% if cookiecutter.gpu %}
+    valkey_url: SecretStr = SecretStr("redis://localhost:6379/0")
+    device: Device = "auto"
+    job_time_limit: Annotated[float, Field(ge=1, le=3000)] = 600
+    worker_health_file: Path = Path("/tmp/worker-healthy")
+
+{% endif %}
     # A validator sees the fields above its own. Rules that span several belong to the last one: so each is checked even
     # where another is broken, and one start names all faults.
 
@@ -98,6 +111,15 @@ class Settings(BaseSettings):
             raise ValueError(f"needs the package {driver}, which is not installed")
         return value
 
+{% if cookiecutter.gpu %}
+    @field_validator("valkey_url")
+    @classmethod
+    def _check_valkey_url(cls, value: SecretStr) -> SecretStr:
+        if not _VALKEY_URL.match(value.get_secret_value()):
+            raise ValueError("must be such as redis://host:6379/0, or rediss:// for TLS")
+        return value
+
+{% endif %}
     @field_validator("api_key_secret", "admin_api_key")
     @classmethod
     def _check_length(cls, value: SecretStr | None) -> SecretStr | None:

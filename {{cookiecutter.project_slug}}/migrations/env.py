@@ -6,6 +6,7 @@ import logging.config
 from alembic import context
 from sqlalchemy import Connection, text
 
+from app import modules_named
 from app.database import create_engine, explain_failures
 from app.logs import log_config
 from app.models import Base
@@ -14,6 +15,7 @@ from app.settings import load_settings
 LOCK_ID = 7_265_871
 """Key of the advisory lock that lets one process migrate PostgreSQL while the others wait."""
 
+modules_named("*models")  # each adds its tables to `Base.metadata`
 settings = context.config.attributes.get("settings") or load_settings()
 
 

@@ -72,7 +72,7 @@ async def fail(assistant: Client, tool: str, **arguments: Any) -> str:
 async def test_both_revisions_of_the_protocol_are_spoken(server: Server, key: str, mode: str) -> None:
     async with connect(server, key, mode) as assistant:
         assert assistant.protocol_version == REVISIONS[mode]
-        assert len((await assistant.list_tools()).tools) == 6
+        assert {"create_task", "list_tasks"} <= {tool.name for tool in (await assistant.list_tools()).tools}
 
 
 @pytest.mark.parametrize(

@@ -18,9 +18,13 @@ class Combination(NamedTuple):
         return "-".join([self.database, self.package_manager, "gpu" if self.gpu else "cpu"])
 
 
-COMBINATIONS = [
-    *(Combination(*values) for values in product(["sqlite", "postgres"], ["uv", "pip", "venv"])),
+WITHOUT_GPU = [Combination(*values) for values in product(["sqlite", "postgres"], ["uv", "pip", "venv"])]
+# Each package manager installs CUDA, and each database keeps jobs: that takes three of the six.
+WITH_GPU = [
     Combination("sqlite", "uv", gpu=True),
     Combination("postgres", "pip", gpu=True),
     Combination("sqlite", "venv", gpu=True),
 ]
+COMBINATIONS = [*WITHOUT_GPU, *WITH_GPU]
+# For what jobs change nothing of, but what they bring along.
+WITH_AND_WITHOUT_GPU = [*WITHOUT_GPU, WITH_GPU[0]]

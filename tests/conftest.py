@@ -91,10 +91,18 @@ def bake(cookies_session: Cookies) -> Bake:
     return bake
 
 
-@pytest.fixture(scope="session", params=COMBINATIONS, ids=str)
-def combination(request: pytest.FixtureRequest) -> Combination:
-    found: Combination = request.param
-    return found
+def for_each(combinations: list[Combination]) -> Any:
+    """The fixture `combination`, for a module whose tests run for each of these."""
+
+    @pytest.fixture(scope="session", params=combinations, ids=str)
+    def combination(request: pytest.FixtureRequest) -> Combination:
+        found: Combination = request.param
+        return found
+
+    return combination
+
+
+combination = for_each(COMBINATIONS)
 
 
 def only(*combinations: Combination) -> pytest.MarkDecorator:

@@ -1,6 +1,7 @@
 """The worker in containers: its CUDA image, on machines without a GPU, and its part of the production stack."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,42 +9,19 @@ from typing import Any, NamedTuple
 import pytest
 import yaml
 
-from tests.combinations import COMBINATIONS, Combination
-from tests.conftest import Bake, reported
+from tests.combinations import WITH_GPU, Combination
+from tests.conftest import Bake, for_each, only, reported
 from tests.docker import HARDENED, PREFIX, call, docker, require_docker
+from tests.docker import build as build_stage
 from tests.machine import environment, free_port, run, wait_until
-from tests.test_compose import Stack, fill_in, stack, url
-from tests.test_images import only
+from tests.test_compose import Stack, fill_in, ports, stack, url
+from tests.test_images import run_tests_inside
 
-pytestmark = only(*(each for each in COMBINATIONS if each.gpu))
+combination = for_each(WITH_GPU)
 
 SIZE_LIMIT = 1_300_000_000
 """Bytes, as `docker export` writes them."""
 ALONE = ["--rm", "--network=none", *HARDENED]
-
-# What CuPy does with a GPU up to the first kernel that runs: the libraries load, and NVRTC finds CuPy's and CUDA's headers.
-COMPILE = """
-import os, sys, cupy
-from cuda import pathfinder
-from cupy_backends.cuda.libs import cublas, nvrtc  # loads both libraries
-
-headers = os.path.join(os.path.dirname(cupy.__file__), "_core", "include")
-bundled = os.path.join(headers, "cupy", "_cccl")
-folders = [headers, pathfinder.find_nvidia_header_directory("cudart")]
-folders += [os.path.join(bundled, name) for name in os.listdir(bundled)]
-source = '''
-#include <cupy/complex.cuh>
-#include <cupy/carray.cuh>
-#include <cupy/atomics.cuh>
-#include <cuda_fp16.h>
-extern "C" __global__ void add(float* a, const float* b) { atomicAdd(a, b[threadIdx.x] * __half2float(__float2half(2.f))); }
-'''
-for architecture in sys.argv[1:]:
-    program = nvrtc.createProgram(source, "add.cu", (), ())
-    options = ("--std=c++17", f"--gpu-architecture=sm_{architecture}", *(f"-I{folder}" for folder in folders))
-    nvrtc.compileProgram(program, options)
-    print(architecture, len(nvrtc.getCUBIN(program)) > 0)
-"""
 ARCHITECTURES = ["75", "80", "86", "89", "90", "100", "120"]
 
 # More than a second of work on any machine.
@@ -94,6 +72,12 @@ def images(bake: Bake, combination: Combination) -> Iterator[Images]:
     docker("rmi", images.service, images.worker)
 
 
+@pytest.mark.usefixtures("alone")
+@only(*(each for each in WITH_GPU if each.database == "postgres"))  # test_images.py has the one on SQLite
+def test_its_own_tests_pass_inside(images: Images, combination: Combination) -> None:
+    run_tests_inside(build_stage(images.folder, "ci"), combination)
+
+
 def production_of(folder: Path) -> Any:
     return yaml.safe_load((folder / "compose.prod.yaml").read_text())["x-service"]
 
@@ -134,8 +118,9 @@ def test_a_mistyped_argument_ends_the_build_and_says_what_it_takes(images: Image
 
 
 def test_kernels_compile_for_every_architecture(images: Images) -> None:
-    printed = docker("run", *ALONE, "--user=12345:0", images.worker, "python", "-c", COMPILE, *ARCHITECTURES)
-    assert printed.splitlines() == [f"{architecture} True" for architecture in ARCHITECTURES]
+    script = (images.folder / "tests" / "cuda.py").read_text()
+    printed = docker("run", *ALONE, "--user=12345:0", "--interactive", images.worker, "python", "-", stdin=script)
+    assert re.findall(r"^sm_(\d+): [1-9]\d* bytes$", printed, re.MULTILINE) == ARCHITECTURES
 
 
 DEVELOPMENT = ["--env=ENVIRONMENT=development", "--env=DATABASE_URL="]
@@ -159,10 +144,10 @@ def test_on_a_gpu_the_stack_s_worker_has_one_and_insists_on_it(images: Images) -
     assert worker["deploy"]["resources"]["reservations"]["devices"] == devices
 
 
-@pytest.fixture
-def production(images: Images, tmp_path: Path, combination: Combination) -> Iterator[Stack]:
+@pytest.fixture(scope="module")
+def production(images: Images, combination: Combination, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """The production stack, with the worker's image on the CPU."""
-    override = tmp_path / "compose.cpu.yaml"
+    override = tmp_path_factory.mktemp("compose") / "compose.cpu.yaml"
     override.write_text(f"services: {{worker: {{image: {images.worker}}}}}\n")
     publish = {"PUBLISH_API": str(free_port()), "PUBLISH_MCP": str(free_port())}
     with stack(images.folder, images.folder / "compose.prod.yaml", override, TAG="one", **publish) as made:
@@ -172,31 +157,34 @@ def production(images: Images, tmp_path: Path, combination: Combination) -> Iter
         yield made
 
 
+def submit(rest: str, key: str) -> str:
+    """The address of the job."""
+    accepted = call(f"{rest}/duplicates", key=key, data={})
+    assert accepted.status == 202, accepted
+    return f"{rest}/jobs/{accepted.body['id']}"
+
+
+def wait_for(stack: Stack, job: str, key: str, state: str) -> None:
+    wait_until(
+        lambda: call(job, key=key).body["state"] == state,
+        timeout=60,
+        what=lambda: f"{call(job, key=key).body}: {stack.compose('logs', 'worker')}",
+    )
+
+
 def test_the_stack_runs_jobs_and_a_worker_that_is_stopped_hands_its_job_back(production: Stack) -> None:
+    rest = url(production)
     key = production.issue_key("jobs")
-
-    def submit() -> str:
-        accepted = call(f"{url(production)}/duplicates", key=key, data={})
-        assert accepted.status == 202, accepted
-        return f"{url(production)}/jobs/{accepted.body['id']}"
-
-    def wait_for(job: str, state: str) -> None:
-        wait_until(
-            lambda: call(job, key=key).body["state"] == state,
-            timeout=60,
-            what=lambda: f"{call(job, key=key).body}: {production.compose('logs', 'worker')}",
-        )
-
     for _ in range(2):
-        assert call(f"{url(production)}/tasks", key=key, data={"title": "Fix the login bug"}).status == 201
-    job = submit()
-    wait_for(job, "succeeded")
+        assert call(f"{rest}/tasks", key=key, data={"title": "Fix the login bug"}).status == 201
+    job = submit(rest, key)
+    wait_for(production, job, key, "succeeded")
     [pair] = call(f"{job}/result", key=key).body["items"]
     assert pair["similarity"] == 1
 
     production.compose("exec", "-T", "api", "python", "-c", MANY_TASKS)
-    job = submit()
-    wait_for(job, "running")
+    job = submit(rest, key)
+    wait_for(production, job, key, "running")
     [worker] = production.containers("worker")
     worker.exec("sh", "-c", worker.inspect()["Config"]["Healthcheck"]["Test"][1])
     production.compose("stop", "worker")
@@ -204,7 +192,20 @@ def test_the_stack_runs_jobs_and_a_worker_that_is_stopped_hands_its_job_back(pro
     left = call(job, key=key).body
     assert (left["state"], left["attempts"]) == ("queued", 0)
     production.compose("start", "worker")
-    wait_for(job, "running")
+    wait_for(production, job, key, "running")
+
+
+@only(WITH_GPU[0])
+def test_development_has_a_worker_as_well(images: Images, combination: Combination) -> None:
+    with stack(images.folder, images.folder / "compose.yaml") as dev:
+        with reported(combination, "developed in containers, with a worker"):
+            dev.compose("up", "--build", "--detach", "--wait")
+        key = dev.issue_key("developer")
+        job = submit(f"http://127.0.0.1:{ports(images.folder)[0]}", key)
+        wait_for(dev, job, key, "succeeded")
+        for service in ("worker", "valkey"):
+            [found] = dev.containers(service)
+            assert not found.inspect()["HostConfig"]["PortBindings"], service
 
 
 def test_the_worker_and_valkey_are_hardened_and_limited(production: Stack) -> None:

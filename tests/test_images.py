@@ -16,8 +16,8 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.combinations import COMBINATIONS, Combination
-from tests.conftest import Bake, only, reported
+from tests.combinations import WITH_AND_WITHOUT_GPU, Combination
+from tests.conftest import Bake, for_each, only, reported
 from tests.docker import (
     HARDENED,
     PREFIX,
@@ -63,8 +63,9 @@ ALLOWED = [
 ]
 
 
-on_sqlite = only(*(each for each in COMBINATIONS if each.database == "sqlite"))
-once = only(COMBINATIONS[0])
+combination = for_each(WITH_AND_WITHOUT_GPU)
+on_sqlite = only(*(each for each in WITH_AND_WITHOUT_GPU if each.database == "sqlite"))
+once = only(WITH_AND_WITHOUT_GPU[0])
 
 JUNK = [".env", "README.md", "app/__pycache__/main.cpython-312.pyc", "app/.env", "app/notes.md", "migrations/.DS_Store"]
 
@@ -143,8 +144,12 @@ def key(running: Container) -> str:
 
 @pytest.mark.usefixtures("alone")
 def test_its_own_tests_pass_inside(project: Project) -> None:
-    with reported(project.combination, "tested inside the stage ci") as details:
-        printed = docker("run", "--rm", f"--name={PREFIX}-ci-{project.combination}", project.stages["ci"], timeout=900)
+    run_tests_inside(project.stages["ci"], project.combination)
+
+
+def run_tests_inside(image: str, combination: Combination) -> None:
+    with reported(combination, "tested inside the stage ci") as details:
+        printed = docker("run", "--rm", f"--name={PREFIX}-ci-{combination}", image, timeout=900)
         details += re.findall(r"=+ (\d+ passed.*) in ", printed)
         assert details
     assert re.search(r"^TOTAL .* \d+%$", printed, re.MULTILINE)

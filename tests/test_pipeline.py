@@ -6,6 +6,7 @@ platform, which this machine cannot run, stands an image without a program.
 
 import json
 import re
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,11 @@ from tests.github import PASSWORD, USER, GitHub, github, sh
 from tests.machine import environment, run
 from tests.test_workflows import EVENTS, PUBLISHED, jobs_that_run
 
-IMAGE = "localhost:5000/team/task-service"
-SCAN = "grype docker:task-service --only-fixed --fail-on high --show-suppressed"
+REGISTRY = "localhost:5000/team"
 
 RUNS = [
     (Combination("sqlite", "uv"), ["pull request from a fork", "push to the default branch"]),
-    (Combination("postgres", "pip"), ["tag"]),
+    (Combination("postgres", "pip", gpu=True), ["tag"]),
 ]
 
 # The workflow runs the service's tests at home, in the image, and at each event once more. That it runs them is what
@@ -33,10 +33,10 @@ KEPT = {"test_health.py", "test_migrations.py"}
 
 OTHER_PLATFORM = """
 printf 'FROM scratch\\nCOPY pyproject.toml /\\n' > /tmp/Dockerfile
-docker buildx build --platform linux/arm64 --sbom=true --provenance=mode=max -f /tmp/Dockerfile -t task-service .
+docker buildx build --platform linux/arm64 --sbom=true --provenance=mode=max -f /tmp/Dockerfile -t $IMAGE .
 make save ARCH=arm64
 mkdir -p /github/artifacts/image-ARM64
-mv task-service.arm64.tar /github/artifacts/image-ARM64
+mv $IMAGE.arm64.tar /github/artifacts/image-ARM64
 """
 
 
@@ -69,6 +69,7 @@ def test_each_event_checks_tests_and_publishes_what_it_should(
             file.unlink()
     revision = commit(project)
     workflow = actions.load(project / ".github" / "workflows" / "ci.yml")
+    images = ["task-service", *(["task-service-ml"] if combination.gpu else [])]
     with github(project, tmp_path) as hub:
         for event in events:
             printed: dict[str, str] = {}
@@ -78,13 +79,14 @@ def test_each_event_checks_tests_and_publishes_what_it_should(
                 with reported(combination, f"{job} job of its CI workflow on a {event}"):
                     printed |= hub.run_job(workflow, job, context(event))
                 if job == "image":
-                    assert hub.calls() == [SCAN]
-                    add_other_platform(hub, workflow, event)
+                    scan = "grype docker:{} --only-fixed --fail-on high --show-suppressed"
+                    assert hub.calls() == [scan.format(image) for image in images]
+                    add_other_platform(hub, workflow, event, images)
             tests = [output for step, output in printed.items() if step.startswith("Test")]
             assert all(" passed" in output for output in tests)
             assert has_kept_packages(printed["Build"]) is (event != events[0])
             if event in PUBLISHED:
-                check_published(hub, [tag.format(commit=revision) for tag in PUBLISHED[event]])
+                check_published(hub, [tag.format(commit=revision) for tag in PUBLISHED[event]], images)
             else:
                 assert not (tmp_path / "artifacts").exists()
 
@@ -96,39 +98,52 @@ def has_kept_packages(log: str) -> bool:
     return all(f"\n#{step} CACHED" in log for step in steps)
 
 
-def add_other_platform(hub: GitHub, workflow: actions.Workflow, event: str) -> None:
+def add_other_platform(hub: GitHub, workflow: actions.Workflow, event: str, images: list[str]) -> None:
     """Hand over what the other machine of the matrix would, if this one did."""
     if (hub.folder / "artifacts").exists():
         prepare = next(step["run"] for step in workflow["jobs"]["image"]["steps"] if "systemctl" in step.get("run", ""))
         env = actions.environment(context(event), workflow)
         with hub.machine() as machine:
-            sh(machine, f"git clone --quiet file:///github/repository .\n{prepare}\n{OTHER_PLATFORM}", env)
+            sh(machine, f"git clone --quiet file:///github/repository .\n{prepare}", env)
+            for image in images:
+                sh(machine, OTHER_PLATFORM, {**env, "IMAGE": image})
 
 
-def check_published(hub: GitHub, tags: list[str]) -> None:
-    """Pull each tag on a machine that has never seen the image, and look at what came with it."""
+def check_published(hub: GitHub, tags: list[str], images: list[str]) -> None:
+    """Pull each tag on a machine that has never seen the images, and look at what came with them."""
     with hub.machine() as machine:
         sh(machine, f"docker login --username {USER} --password-stdin localhost:5000 <<< {PASSWORD}")
         sh(machine, "git clone --quiet file:///github/repository .")
-        digests = {inspect(machine, tag, "Manifest")["digest"] for tag in tags}
-        assert len(digests) == 1
-        assert hub.calls() == [f"cosign sign --yes {IMAGE}@{digest}" for digest in digests]
-        for tag in tags:
-            sh(machine, f"docker pull --quiet {IMAGE}:{tag}")
-            assert '"title":"Made over REST"' in sh(machine, f"sh tests/smoke.sh {IMAGE}:{tag}")
-            sh(machine, f"docker rmi {IMAGE}:{tag}")
-        platforms = [manifest["platform"] for manifest in inspect(machine, tags[0], "Manifest")["manifests"]]
-        assert {(each["os"], each["architecture"]) for each in platforms} >= {("linux", "amd64"), ("linux", "arm64")}
+        names = [f"{REGISTRY}/{image}" for image in images]
+        digests = [{inspect(machine, f"{name}:{tag}", "Manifest")["digest"] for tag in tags} for name in names]
+        assert hub.calls() == [
+            f"cosign sign --yes {name}@{digest}" for name, [digest] in zip(names, digests, strict=True)
+        ]
+        for name, tag in product(names, tags):
+            sh(machine, f"docker pull --quiet {name}:{tag}")
+            if name.endswith("-ml"):
+                script = f"docker run --rm --interactive --network none {name}:{tag} python - < tests/cuda.py"
+                assert "sm_120: " in sh(machine, script)
+            else:
+                assert '"title":"Made over REST"' in sh(machine, f"sh tests/smoke.sh {name}:{tag}")
+            sh(machine, f"docker rmi {name}:{tag}")
+        check_attestations(machine, f"{names[0]}:{tags[0]}", {"fastapi", "gunicorn", "mcp"})
+        for name in names[1:]:
+            check_attestations(machine, f"{name}:{tags[0]}", {"celery", "cupy-cuda13x", "fastapi"})
 
-        sbom, provenance = (inspect(machine, tags[0], what) for what in ("SBOM", "Provenance"))
-        assert sbom.keys() == provenance.keys() == {"linux/amd64", "linux/arm64"}
-        packages = {package["name"].lower() for package in sbom["linux/amd64"]["SPDX"]["packages"]}
-        assert {"fastapi", "gunicorn", "mcp"} <= packages
-        assert "pytest" not in packages
-        assert "python" in str(provenance["linux/amd64"]["SLSA"])
+
+def check_attestations(machine: Container, image: str, expected: set[str]) -> None:
+    platforms = [manifest["platform"] for manifest in inspect(machine, image, "Manifest")["manifests"]]
+    assert {(each["os"], each["architecture"]) for each in platforms} >= {("linux", "amd64"), ("linux", "arm64")}
+    sbom, provenance = (inspect(machine, image, what) for what in ("SBOM", "Provenance"))
+    assert sbom.keys() == provenance.keys() == {"linux/amd64", "linux/arm64"}
+    packages = {package["name"].lower() for package in sbom["linux/amd64"]["SPDX"]["packages"]}
+    assert expected <= packages
+    assert "pytest" not in packages
+    assert "python" in str(provenance["linux/amd64"]["SLSA"])
 
 
-def inspect(machine: Container, tag: str, what: str) -> dict[str, Any]:
-    printed = sh(machine, f"docker buildx imagetools inspect --format '{{{{json .{what}}}}}' {IMAGE}:{tag}")
+def inspect(machine: Container, image: str, what: str) -> dict[str, Any]:
+    printed = sh(machine, f"docker buildx imagetools inspect --format '{{{{json .{what}}}}}' {image}")
     found: dict[str, Any] = json.loads(printed)
     return found

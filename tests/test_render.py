@@ -31,7 +31,7 @@ TREE_WITH_GPU = """
 compose.gpu.yaml requirements-gpu.txt
 app/computation.py app/duplicates.py app/job_doors.py app/job_models.py app/jobs.py app/leases.py app/queue.py app/worker.py
 migrations/versions/0002_jobs.py
-tests/deadly_app.py tests/fake_cupy.py tests/slow_worker.py tests/test_duplicates.py tests/test_gpu.py
+tests/cuda.py tests/deadly_app.py tests/fake_cupy.py tests/slow_worker.py tests/test_duplicates.py tests/test_gpu.py
 tests/test_job_reliability.py tests/test_jobs.py tests/test_worker.py tests/valkey.py tests/workers.py
 """
 

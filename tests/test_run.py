@@ -13,8 +13,8 @@ from typing import NamedTuple
 import pytest
 
 from tests import docker
-from tests.combinations import COMBINATIONS, Combination
-from tests.conftest import Bake, only, reported
+from tests.combinations import WITH_AND_WITHOUT_GPU, WITH_GPU, Combination
+from tests.conftest import Bake, for_each, only, reported
 from tests.machine import (
     MCP_CALL,
     PACKAGES,
@@ -27,6 +27,8 @@ from tests.machine import (
     run,
     wait_until,
 )
+
+combination = for_each(WITH_AND_WITHOUT_GPU)
 
 UV = SCRIPTS / "uv"
 
@@ -105,7 +107,7 @@ def test_the_lock_for_production_is_part_of_the_one_for_development(installed: S
 
 
 # What does not differ by package manager, and takes a minute.
-with_uv = only(*(each for each in COMBINATIONS if each.package_manager == "uv"))
+with_uv = only(*(each for each in WITH_AND_WITHOUT_GPU if each.package_manager == "uv"))
 
 
 @with_uv
@@ -160,7 +162,7 @@ def test_bad_files_are_not_committed(staged: Service) -> None:
 @pytest.mark.usefixtures("alone")
 def test_its_own_tests_pass(installed: Service, combination: Combination) -> None:
     # With Docker, all of them run in the image: here it is enough to see that they can be run.
-    some = "" if docker.lacks() else "tests/test_health.py tests/test_migrations.py tests/test_mcp.py"
+    some = "" if docker.lacks() else "tests/test_health.py tests/test_migrations.py"
     with reported(combination, "tested by its own `make test`") as details:
         details += re.findall(r"=+ (\d+ passed.*) in ", installed.make("test", f"ARGS={some}"))
         assert details
@@ -199,15 +201,23 @@ def health(port: int) -> str | None:
 
 @pytest.fixture(scope="module")
 def running(
-    bake: Bake, combination: Combination, python: Path, tmp_path_factory: pytest.TempPathFactory
+    bake: Bake,
+    combination: Combination,
+    python: Path,
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Running]:
-    """Follow the README from nothing to a first call, on a machine that has uv."""
+    """Follow the README from nothing to a first call; with uv, on a machine that has it, which differs with no other."""
     folder = tmp_path_factory.mktemp("run")
     path = make_path(folder / "bin", **{"uv": UV, "python3.12": python})
     if not Path(path, "curl").exists():
         Path(path, "curl").write_text(f"#!{python}\n{CURL}")
         Path(path, "curl").chmod(0o755)
-    service = render(bake, combination, path)
+    if combination.package_manager == "uv":
+        service = render(bake, combination, path)
+    else:
+        installed = request.getfixturevalue("installed")
+        service = installed._replace(env={**installed.env, "PATH": path})
     start, call, _with_docker = code_blocks(service.folder / "README.md", "First run", "sh")
     log = folder / "log"
     with (
@@ -224,7 +234,7 @@ def running(
         ) as process,
     ):
         try:
-            with reported(combination, "followed its README to a first call, with uv on PATH"):
+            with reported(combination, "followed its README to a first call"):
                 wait_until(
                     lambda: all(health(port) for port in service.ports),
                     timeout=120,
@@ -258,6 +268,30 @@ def test_it_reloads_when_a_file_changes(running: Running) -> None:
     file.write_text(source.replace('"healthy"', '"changed"'))
     port = running.service.ports[0]
     wait_until(lambda: health(port) == "changed", timeout=60, what=lambda: f"/health changes from {health(port)}")
+    file.write_text(source)
+    wait_until(lambda: health(port) == "healthy", timeout=60, what=lambda: f"/health changes from {health(port)}")
+
+
+@only(WITH_GPU[0])
+def test_the_readme_leads_to_a_first_job(running: Running) -> None:
+    [block] = code_blocks(running.service.folder / "README.md", "Jobs", "sh")
+    worker, *calls = block.splitlines()
+    env = {**running.service.env, "API_KEY": running.key}
+
+    def job() -> str:
+        return run("sh", "-ec", calls[1], cwd=running.service.folder, env=env).stdout
+
+    with subprocess.Popen(
+        ["sh", "-c", worker], cwd=running.service.folder, env=env, stdout=subprocess.DEVNULL, start_new_session=True
+    ) as process:
+        try:
+            accepted = run("sh", "-ec", calls[0], cwd=running.service.folder, env=env).stdout
+            assert "location: /jobs/1" in accepted.lower()
+            wait_until(lambda: json.loads(job())["state"] == "succeeded", timeout=60, what=job)
+            assert json.loads(run("sh", "-ec", calls[2], cwd=running.service.folder, env=env).stdout)["items"] == []
+        finally:
+            os.killpg(process.pid, signal.SIGINT)
+            assert process.wait(timeout=30) == 0
 
 
 def test_ctrl_c_ends_it(running: Running) -> None:

@@ -140,17 +140,22 @@ esac
 """
 
 
-def test_one_call_saves_and_pushes_the_image_of_this_machine(kind: str, bake: Bake, tmp_path: Path) -> None:
-    project = bake(registry=REGISTRIES[kind])
+@pytest.mark.parametrize(("worker", "suffix"), [("", ""), ("worker-", "-ml")])
+def test_one_call_saves_and_pushes_the_image_of_this_machine(
+    worker: str, suffix: str, kind: str, bake: Bake, tmp_path: Path
+) -> None:
+    project = bake(registry=REGISTRIES[kind], gpu=True)
     (tmp_path / "docker").write_text(FAKE_DOCKER)
     (tmp_path / "docker").chmod(0o755)
     env = environment(PATH=f"{tmp_path}:/usr/bin:/bin")
-    called = run("make", "--silent", "save", "push", "VERSION=v1.2.3", cwd=project, env=env).stdout.splitlines()
-    name = f"{REGISTRIES[kind]}/task-service"
+    tasks = [f"{worker}save", f"{worker}push"]
+    called = run("make", "--silent", *tasks, "VERSION=v1.2.3", cwd=project, env=env).stdout.splitlines()
+    image = f"task-service{suffix}"
+    name = f"{REGISTRIES[kind]}/{image}"
     assert called == [
-        f"tag task-service {name}:1.2.3-amd64",
-        f"save --output task-service.amd64.tar {name}:1.2.3-amd64",
-        "load --input task-service.amd64.tar",
+        f"tag {image} {name}:1.2.3-amd64",
+        f"save --output {image}.amd64.tar {name}:1.2.3-amd64",
+        f"load --input {image}.amd64.tar",
         f"push {name}:1.2.3-amd64",
         f"buildx imagetools create --tag {name}:1.2.3 --tag {name}:1.2 {name}:1.2.3-amd64",
     ]
@@ -220,10 +225,31 @@ def test_who_publishes_may_only_what_that_takes(kind: str, workflow: actions.Wor
     assert workflow["jobs"]["publish"]["permissions"] == {"contents": "read", "id-token": "write", **packages}
 
 
-def test_nothing_is_handed_over_before_it_was_tested_called_and_scanned(workflow: actions.Workflow) -> None:
+TASKS = {
+    False: ["image", "image-test", "smoke", "scan", "save"],
+    True: [
+        "image",
+        "worker-image",
+        "worker-smoke",
+        "size",
+        "worker-size",
+        "image-test",
+        "smoke",
+        "scan",
+        "worker-scan",
+        "save",
+        "worker-save",
+    ],
+}
+"""What happens to the image, without and with a worker's beside it."""
+
+
+@pytest.mark.parametrize("gpu", TASKS)
+def test_nothing_is_handed_over_before_it_was_tested_called_and_scanned(gpu: bool, bake: Bake) -> None:
+    workflow = actions.load(bake(gpu=gpu) / ".github" / "workflows" / "ci.yml")
     steps = workflow["jobs"]["image"]["steps"]
-    commands = [step["run"].split()[1] for step in steps if step.get("run", "").startswith("make ")]
-    assert commands == ["image", "image-test", "smoke", "scan", "save"]
+    commands = [step["run"].split() for step in steps if step.get("run", "").startswith("make ")]
+    assert [task for _, *tasks in commands for task in tasks if "=" not in task] == TASKS[gpu]
     assert steps[-1]["uses"].startswith("actions/upload-artifact@")
     assert workflow["jobs"]["publish"]["needs"] == ["check", "image"]
 

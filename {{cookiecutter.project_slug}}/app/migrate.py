@@ -18,7 +18,7 @@ def migrate(settings: Settings) -> None:
     config = Config(ROOT / "alembic.ini")
     config.attributes["settings"] = settings
     try:
-        command.upgrade(config, "head")
+        command.upgrade(config, "heads")  # several, where two branches of the code each added one
     except DatabaseUnavailable as error:
         sys.exit(f"The database cannot be migrated: {error} ({settings.migration_target})")
 

@@ -1,8 +1,10 @@
 """Migrations: complete, reversible, and safe when several processes start at once."""
 
 import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from alembic import command
@@ -11,8 +13,20 @@ from alembic.script import ScriptDirectory
 from pydantic import SecretStr
 from sqlalchemy.exc import DBAPIError
 
+from app.migrate import migrate
 from app.settings import ROOT, Settings
 from tests.conftest import execute
+
+ADD_TABLE = """
+from alembic import op
+
+revision = "{table}"
+down_revision = "0001"
+
+
+def upgrade():
+    op.execute("CREATE TABLE {table} (id integer)")
+"""
 
 
 @pytest.fixture
@@ -23,16 +37,16 @@ def config(empty_database_url: str) -> Config:
 
 
 def test_the_migrated_schema_is_that_of_the_models(config: Config) -> None:
-    command.upgrade(config, "head")
+    command.upgrade(config, "heads")
     command.check(config)
 
 
 def test_every_migration_can_be_taken_back_and_made_again(config: Config, empty_database_url: str) -> None:
-    command.upgrade(config, "head")
+    command.upgrade(config, "heads")
     command.downgrade(config, "base")
     with pytest.raises(DBAPIError):
         execute(empty_database_url, "SELECT * FROM tasks")
-    command.upgrade(config, "head")
+    command.upgrade(config, "heads")
     command.check(config)
 
 
@@ -48,5 +62,18 @@ def test_of_two_processes_that_migrate_at_once_one_does_it_and_both_succeed(
     logs = [process.communicate()[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0]
     assert sum(b"Running upgrade  -> " in log for log in logs) == 1
-    newest = ScriptDirectory.from_config(config).get_current_head()
-    assert execute(empty_database_url, "SELECT version_num FROM alembic_version") == [(newest,)]
+    newest = [(revision,) for revision in ScriptDirectory.from_config(config).get_heads()]
+    assert execute(empty_database_url, "SELECT version_num FROM alembic_version") == newest
+
+
+def test_migrations_that_two_branches_added_are_both_run(
+    tmp_path: Path, empty_database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(ROOT / "alembic.ini", tmp_path)
+    shutil.copytree(ROOT / "migrations", tmp_path / "migrations")
+    for table in ("one", "another"):
+        (tmp_path / "migrations" / "versions" / f"{table}.py").write_text(ADD_TABLE.format(table=table))
+    monkeypatch.setattr("app.migrate.ROOT", tmp_path)
+    migrate(Settings(database_url=SecretStr(empty_database_url)))
+    for table in ("one", "another"):
+        assert execute(empty_database_url, f"SELECT * FROM {table}") == []

@@ -141,7 +141,7 @@ def test_errors_are_as_documented(
 
 def test_schemathesis_finds_nothing(tmp_path: Path, empty_database_url: str) -> None:
     with Server(tmp_path, DATABASE_URL=empty_database_url) as server:
-        run_schemathesis(server, tmp_path, "^/(tasks|live|ready|health|metrics)", server.issue_key("schemathesis"))
+        run_schemathesis(server, tmp_path, "^/(?!admin|jobs|duplicates)", server.issue_key("schemathesis"))
         run_schemathesis(server, tmp_path, "^/admin", ADMIN_KEY)
 
 

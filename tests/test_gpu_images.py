@@ -59,7 +59,7 @@ def build(folder: Path, *arguments: str, status: int = 0) -> str:
 def images(bake: Bake, combination: Combination) -> Iterator[Images]:
     """Both images, under the names that the compose files give them."""
     require_docker()
-    registry = f"registry.invalid/{PREFIX}"
+    registry = f"registry.invalid/{PREFIX}/{combination}"
     folder = bake(**combination._asdict(), api_port=free_port(), mcp_port=free_port(), registry=registry)
     names = [service["image"].partition(":")[0] for service in (production_of(folder), worker_on_a_gpu(folder))]
     images = Images(folder, *(f"{name}:one" for name in names))

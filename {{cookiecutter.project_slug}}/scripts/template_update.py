@@ -1,0 +1,110 @@
+"""Takes what is new in the template, or other answers to its questions, into this project: `make template-update`.
+
+cruft renders the template as it was and as it is, and git merges the difference. `cruft update` alone would apply it as a
+patch, which does not fit anywhere if it does not fit in one place, such as a file that was changed here and removed there.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import tomllib
+from pathlib import Path
+
+HERE = Path.cwd()
+ORIGIN = HERE / ".cruft.json"
+AS_TEMPLATE = ["-c", "user.name=template", "-c", "user.email=template", "-c", "core.hooksPath="]
+
+
+def main() -> None:
+    if obstacle := find_obstacle():
+        sys.exit(f"template-update: {obstacle}")
+    with tempfile.TemporaryDirectory() as folder:
+        render = render_twice(Path(folder), sys.argv[1:])
+        left = "\n".join(merge(render))
+    if left:
+        sys.exit(
+            "template-update: these files changed here and in the template alike. Resolve them, run `make lock` and commit, "
+            f"or take everything back with `git reset --hard`:\n{left}"
+        )
+    if git("diff", "--name-only", "HEAD", "--", "pyproject.toml", "requirements*.txt"):
+        subprocess.run([os.environ.get("MAKE", "make"), "--silent", "lock", "ARGS="], check=True)
+        git("add", "--", "requirements*.txt")
+    if git("diff", "--name-only", "HEAD"):
+        print("Merged: see what changes with `git diff HEAD`, run the tests and commit.")
+
+
+def find_obstacle() -> str | None:
+    """Why an update could cost work, or cannot be made."""
+    if not ORIGIN.exists():
+        return (
+            "there is no .cruft.json, which says what this was rendered from and with which answers. Bring it back from "
+            f"git's history, or write a new one: {sys.executable} -m cruft link URL --checkout VERSION"
+        )
+    if git("status", "--porcelain"):
+        return "there are changes that are not committed. Commit them first, so that none can be lost."
+    if git("rev-parse", "--is-shallow-repository") == "true":
+        return "this clone has no history, in which a conflict could be looked up. Run `git fetch --unshallow` first."
+    template = json.loads(ORIGIN.read_text())["template"]
+    ask = ["git", "ls-remote", "--quiet", template, "HEAD"]
+    if subprocess.run(ask, stdout=subprocess.DEVNULL, check=False).returncode:
+        return (
+            f"no template answers at {template}. Is this machine online? If the template has moved, write its new address "
+            'as "template" into .cruft.json and commit that.'
+        )
+    return None
+
+
+def render_twice(folder: Path, arguments: list[str]) -> Path:
+    """A repository that holds this project as the template made it, and in a second commit as it makes it now."""
+    origin = json.loads(ORIGIN.read_text())
+    answers = {name: value for name, value in origin["context"]["cookiecutter"].items() if not name.startswith("_")}
+    version = ["--checkout", origin["commit"], "--extra-context", json.dumps(answers)]
+    cruft("create", origin["template"], "--no-input", "--output-dir", str(folder), *version)
+    [render] = folder.iterdir()
+    shutil.copy(ORIGIN, render)
+    git("init", "--quiet", "--template=", cwd=render)
+    commit(render)
+    cruft("update", "--skip-apply-ask", "--project-dir", str(render), *arguments)
+    commit(render)
+    return render
+
+
+def cruft(*arguments: str) -> None:
+    if subprocess.run([sys.executable, "-m", "cruft", *arguments], check=False).returncode:
+        sys.exit("template-update: nothing was changed, for the reason above.")
+
+
+def commit(render: Path) -> None:
+    """Commit all but what is not the template's."""
+    settings = tomllib.loads((HERE / "pyproject.toml").read_text(encoding="utf-8"))
+    for pattern in settings.get("tool", {}).get("cruft", {}).get("skip", []):
+        for path in render.glob(pattern):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    git("add", "--all", "--force", cwd=render)
+    git(*AS_TEMPLATE, "commit", "--quiet", "--no-gpg-sign", "--allow-empty", "--message=template", cwd=render)
+
+
+def merge(render: Path) -> list[str]:
+    """Merge what the second commit changes, and name the files that are left to resolve."""
+    git("fetch", "--quiet", str(render), "HEAD")
+    folder = git("rev-parse", "--show-prefix")
+    within = [f"--strategy-option=subtree={folder}"] if folder else []
+    subprocess.run(["git", "cherry-pick", "--no-commit", *within, "FETCH_HEAD"], capture_output=True, check=False)
+    stages: dict[str, str] = {}
+    for entry in git("ls-files", "--unmerged", "-z").split("\0")[:-1]:
+        stage, _, file = entry.partition("\t")
+        stages[file] = stages.get(file, "") + stage[-1]
+    if removed_here := [file for file, found in stages.items() if "2" not in found]:
+        git("rm", "--quiet", "--", *removed_here)
+    return [file for file in stages if file not in removed_here and not Path(file).match("requirements*.txt")]
+
+
+def git(*arguments: str, cwd: Path = HERE) -> str:
+    return subprocess.run(["git", *arguments], cwd=cwd, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+
+
+if __name__ == "__main__":
+    main()

@@ -57,12 +57,17 @@ sys.addaudithook(refuse)
 """
 
 
+def guard(folder: Path, days: int = 0) -> dict[str, str]:
+    """An environment in which Python is on a day in the future, and without network."""
+    folder.mkdir(parents=True)
+    (folder / "sitecustomize.py").write_text(GUARD.replace("DAYS", str(days)))
+    return {"PYTHONPATH": str(folder)}
+
+
 def render_guarded(folder: Path, combination: Combination, days: int) -> Path:
     """Render on a day in the future without network, and without any other program on PATH."""
-    (folder / "guard").mkdir(parents=True)
-    (folder / "guard" / "sitecustomize.py").write_text(GUARD.replace("DAYS", str(days)))
     answers = [f"{question}={value}" for question, value in combination._asdict().items()]
-    env = environment(PATH=str(folder / "guard"), PYTHONPATH=str(folder / "guard"), HOME=str(folder))
+    env = environment(PATH=str(folder / "none"), HOME=str(folder), **guard(folder / "guard", days))
     run(SCRIPTS / "cookiecutter", TEMPLATE, "--no-input", *answers, cwd=folder, env=env)
     return folder / "task-service"
 

@@ -1,19 +1,23 @@
-"""Updates of rendered projects: what cruft and `make template-update` bring, what they leave alone, and what they refuse."""
+"""Updates of rendered projects: where they come from, what they bring, leave alone and refuse, and who proposes them."""
 
 import json
 import re
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Mapping
-from itertools import pairwise, permutations
+from functools import partial
+from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
-from tests import updates
+from tests import actions, updates
 from tests.combinations import COMBINATIONS, QUESTIONS, Combination
-from tests.machine import SCRIPTS, environment, files, run
+from tests.machine import SCRIPTS, run
+from tests.test_render import guard
+from tests.test_workflows import REGISTRIES
 from tests.updates import ADDRESS, RELEASE, REMOVED, change, commit, reformat, render, tree, user
 
 
@@ -46,8 +50,102 @@ def git(project: Path, env: Mapping[str, str], *arguments: str) -> str:
     return run("git", *arguments, cwd=project, env=env).stdout
 
 
+@pytest.fixture(scope="session")
+def rendered_before(github: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project from the release before, to be copied."""
+    folder = tmp_path_factory.mktemp("before")
+    return render(folder / "project", user(github, folder), "--checkout", RELEASE)
+
+
+@pytest.fixture
+def project(rendered_before: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(rendered_before, tmp_path / "task-service")
+
+
 def conflicts(project: Path, env: Mapping[str, str]) -> list[str]:
     return git(project, env, "diff", "--name-only", "--diff-filter=U").splitlines()
+
+
+HOSTILE = 'Ann\'s "Größe" \\ $HOME `id` {x} 🚀'
+
+RENDERED = [
+    *((each._asdict(), None) for each in COMBINATIONS),
+    ({"project_name": HOSTILE, "description": HOSTILE, "registry": REGISTRIES["ecr"], "mcp_port": "9000"}, RELEASE),
+]
+
+
+@pytest.mark.parametrize(("answers", "checkout"), RENDERED)
+def test_cookiecutter_renders_what_cruft_does_and_records_it_byte_for_byte(
+    answers: dict[str, object], checkout: str | None, env: dict[str, str], tmp_path: Path
+) -> None:
+    version = ["--checkout", checkout] if checkout else []
+    project = render(tmp_path / "cookiecutter", env | guard(tmp_path / "today"), *version, **answers)
+    command = ["create", ADDRESS, "--no-input", "--output-dir", "cruft", "--extra-context", json.dumps(answers), *version]
+    cruft(tmp_path, env | guard(tmp_path / "later", days=400), *command)
+    [created] = (tmp_path / "cruft").iterdir()
+    assert tree(project) == tree(created)
+    assert b"checkout" in tree(project)[".cruft.json"]
+
+
+def test_what_cookiecutter_rendered_can_be_checked_compared_and_updated_at_once(env: dict[str, str], tmp_path: Path) -> None:
+    newest = render(tmp_path / "newest", env)
+    assert "up to date" in cruft(newest, env, "check")
+    assert cruft(newest, env, "diff", "--exit-code") == ""
+    assert "Nothing to do" in cruft(newest, env, "update")
+    assert git(newest, env, "status", "--porcelain") == ""
+
+    older = render(tmp_path / "older", env, "--checkout", RELEASE)
+    assert "out of date" in cruft(older, env, "check", status=1)
+    cruft(older, env, "update", "--skip-apply-ask")
+    assert tree(older) == tree(newest)
+
+
+NO_REMOTE = "is not a git repository with a remote"
+
+
+class Unknown(NamedTuple):
+    """A template whose origin cannot be known: what makes it one, how it is named, and what is said of it."""
+
+    make: str
+    template: str
+    reason: str
+    arguments: str = ""
+
+
+CACHED = f"cd ~/.cookiecutters && git clone --quiet {ADDRESS} template && cd template && "
+UNKNOWN = [
+    Unknown(f"git clone --quiet {ADDRESS} template", "./template", "is a local folder"),
+    Unknown(f"git clone --quiet {ADDRESS} template && cd template && touch new", "./template", "is a local folder"),
+    Unknown(f"git clone -q {ADDRESS} template; git -C template archive --prefix=t/ -o ../a.zip HEAD", "./a.zip", NO_REMOTE),
+    Unknown(f"{CACHED} touch new", "template", "has changes that are not committed"),
+    Unknown(f"{CACHED} echo >> LICENSE", "template", "has changes that are not committed"),
+    Unknown(f"{CACHED} git commit --quiet --allow-empty -m new", "template", "has commits that are not in its remote"),
+    Unknown(f"{CACHED} git remote remove origin", "template", NO_REMOTE),
+    Unknown(f"{CACHED} rm -rf .git", "template", NO_REMOTE),
+    Unknown(f"{CACHED} rm -rf .git; cd .. && git init --quiet", "template", "is only a part of a git repository"),
+]
+
+
+@pytest.mark.parametrize("unknown", UNKNOWN)
+def test_where_the_origin_cannot_be_known_none_is_recorded_and_one_line_says_why(
+    unknown: Unknown, env: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "home" / ".cookiecutters").mkdir()
+    run("sh", "-ec", unknown.make, cwd=tmp_path, env=env)
+    command = [SCRIPTS / "cookiecutter", unknown.template, "--no-input", "--output-dir", "out"]
+    told = run(*command, cwd=tmp_path, env=env).stdout.splitlines()
+    assert [line for line in told if "its template" in line] == [
+        f"It cannot be updated from its template, which {unknown.reason}: `cruft link URL` in it would mend that."
+    ]
+    assert not (tmp_path / "out" / "task-service" / ".cruft.json").exists()
+
+
+def test_it_can_be_linked_later(env: dict[str, str], tmp_path: Path) -> None:
+    project = render(tmp_path / "project", env)
+    recorded = (project / ".cruft.json").read_bytes()
+    (project / ".cruft.json").unlink()
+    cruft(project, env, "link", ADDRESS, "--no-input")
+    assert (project / ".cruft.json").read_bytes() == recorded
 
 
 @pytest.mark.parametrize("combination", COMBINATIONS, ids=str)
@@ -67,12 +165,276 @@ def test_an_update_brings_what_is_new_and_keeps_what_was_changed(
     assert tree(project) == expected
     assert conflicts(project, env) == []
 
-    # Where one file cannot be merged, all others are.
-    git(project, env, "reset", "--quiet", "--hard")
+
+def test_where_one_file_cannot_be_merged_all_others_are(project: Path, env: dict[str, str], tmp_path: Path) -> None:
+    change(project)
     (project / REMOVED[0]).write_text("ours = True\n")
     commit(project, env)
+    newest = render(tmp_path / "newest", env)
+    change(newest)
     assert re.findall("^app/.*", template_update(project, env, status=2), re.MULTILINE) == [REMOVED[0]]
-    assert (project / REMOVED[0]).read_text() == "ours = True\n"
-    (project / REMOVED[0]).unlink()
     reformat(project)
+    assert tree(project) == {**tree(newest), REMOVED[0]: b"ours = True\n"}
+
+
+def test_lines_that_changed_on_both_sides_conflict_and_no_others(
+    project: Path, env: dict[str, str], tmp_path: Path
+) -> None:
+    newest = render(tmp_path / "newest", env)
+    for each in (project, newest):
+        updates.edit(each / "app" / "health.py", r'\A""".*"""$', '"""Ours."""')
+        updates.edit(each / "app" / "auth.py", "^_KEY = ", "_OUR_KEY = ")
+    commit(project, env)
+    for updated in (partial(cruft, project, env, "update", "-y"), partial(template_update, project, env, status=2)):
+        updated()
+        assert conflicts(project, env) == ["app/health.py"]
+        merged = tree(project)
+        both = merged.pop("app/health.py").decode()
+        assert re.search(r'\A<<<<<<< .*\n"""Ours\."""\n=======\n"""Probes .*\n>>>>>>> .*\n\nimport', both)
+        assert merged == {name: content for name, content in tree(newest).items() if name != "app/health.py"}
+        git(project, env, "reset", "--quiet", "--hard")
+
+
+Spoil = Callable[[Path, dict[str, str]], None]
+
+
+def moved(project: Path, env: dict[str, str]) -> None:
+    updates.edit(project / ".cruft.json", f'"template": "{ADDRESS}"', '"template": "https://github.com/your-org/moved.git"')
+    commit(project, env)
+
+
+def offline(project: Path, env: dict[str, str]) -> None:
+    env["GIT_CONFIG_VALUE_0"] = "https://not-github.invalid/"
+    env["https_proxy"] = "http://127.0.0.1:9"
+
+
+def without_its_record(project: Path, env: dict[str, str]) -> None:
+    (project / ".cruft.json").unlink()
+    commit(project, env)
+
+
+def changed(project: Path, env: dict[str, str]) -> None:
+    (project / "README.md").write_text("Not committed.\n")
+
+
+def with_a_new_file(project: Path, env: dict[str, str]) -> None:
+    (project / "notes.txt").write_text("Not committed.\n")
+
+
+def unaltered(project: Path, env: dict[str, str]) -> None:
+    """The fault is in what is asked for."""
+
+
+def shallow(project: Path, env: dict[str, str]) -> None:
+    origin = project.parent / "origin"
+    project.rename(origin)
+    run("git", "clone", "--quiet", "--depth=1", f"file://{origin}", project, cwd=origin, env=env)
+
+
+REFUSED: list[tuple[Spoil, dict[str, str], str]] = [
+    (shallow, {}, "Run `git fetch --unshallow` first."),
+    (changed, {}, "there are changes that are not committed"),
+    (with_a_new_file, {}, "there are changes that are not committed"),
+    (without_its_record, {}, "there is no .cruft.json"),
+    (moved, {}, "no template answers at https://github.com/your-org/moved.git"),
+    (offline, {}, f"no template answers at {ADDRESS}"),
+    (unaltered, {"api_port": "80"}, "api_port '80' must be a whole number from 1024 to 65535"),
+    (unaltered, {"project_slug": "Über"}, "project_slug 'Über' must be lower-case letters"),
+    (unaltered, {"database": "mysql"}, "the choices are ['sqlite', 'postgres']"),
+    (unaltered, {"gpu": "perhaps"}, "perhaps provided for variable gpu could not be converted to a boolean"),
+]
+
+
+@pytest.mark.parametrize(("spoil", "answers", "message"), REFUSED)
+def test_what_could_cost_work_or_cannot_be_done_is_refused_and_changes_nothing(
+    spoil: Spoil, answers: dict[str, str], message: str, project: Path, env: dict[str, str]
+) -> None:
+    spoil(project, env)
+    before = tree(project)
+    printed = template_update(project, env, switch(**answers), status=2)
+    assert message in " ".join(printed.replace("\u2502", "").split())
+    assert tree(project) == before
+
+
+def switch(**answers: object) -> str:
+    return f"--variables-to-update '{json.dumps(answers)}'" if answers else ""
+
+
+SWITCHED: list[tuple[str, list[Any], dict[str, object]]] = [
+    ("database", QUESTIONS["database"], {}),
+    ("database", QUESTIONS["database"], {"gpu": True}),
+    ("package_manager", QUESTIONS["package_manager"], {}),
+    ("gpu", [False, True], {}),
+    ("gpu", [False, True], {"database": "postgres"}),
+    ("registry", list(REGISTRIES.values()), {}),
+    ("api_port", ["8000", "9000"], {}),
+    ("mcp_port", ["8051", "9051"], {}),
+    ("project_name", ["Task Service", 'Ann\'s "Größe" \\ $HOME {x} 🚀'], {"project_slug": "tasks"}),
+    ("project_slug", ["tasks", "other-tasks"], {}),
+    ("description", ["It's one.", 'It\'s "another" \\ $HOME {x} 🚀'], {}),
+]
+
+
+def test_every_answer_is_switched() -> None:
+    assert {question for question, _, _ in SWITCHED} == {name for name in QUESTIONS if not name.startswith("_")}
+
+
+@pytest.mark.parametrize(("question", "values", "others"), SWITCHED)
+def test_each_answer_switched_to_each_other_is_as_if_it_had_been_given_first(
+    question: str, values: list[Any], others: dict[str, object], env: dict[str, str], tmp_path: Path
+) -> None:
+    fresh = [tree(render(tmp_path / str(number), env, **others, **{question: value})) for number, value in enumerate(values)]
+    [project] = (tmp_path / "0").iterdir()
+    # From each to each: 0 1 0 2 1 2 0 for three values.
+    for number in [*(number for pair in combinations(range(len(values)), 2) for number in pair), 0][1:]:
+        cruft(project, env, "update", "--skip-apply-ask", "--variables-to-update", json.dumps({question: values[number]}))
+        assert tree(project) == fresh[number]
+        commit(project, env)
+
+
+def lock(project: Path, env: Mapping[str, str]) -> None:
+    run("make", "lock", f"BIN={SCRIPTS}", cwd=project, env={**env, "UV_PYTHON": sys.executable})
+
+
+def locked(project: Path) -> dict[str, str]:
+    """The version of each package that the locks name."""
+    texts = [lock.read_text() for lock in sorted(project.glob("requirements*.txt"))]
+    assert not any(re.search("^[<=>|]{7}( |$)", text, re.MULTILINE) for text in texts)
+    return dict(re.findall(r"^([a-z0-9-]+)==([^ ;\\]+)", "\n".join(texts), re.MULTILINE))
+
+
+@pytest.fixture
+def extended(project: Path, env: dict[str, str]) -> Path:
+    """A project with a dependency of its own, and another version than the template had of one."""
+    updates.edit(project / "pyproject.toml", '^    "sqlalchemy', r'    "six>=1.16",\n\g<0>')
+    lock(project, env)
+    for each in project.glob("requirements*.txt"):
+        updates.edit(each, "^fastapi==.*", r"fastapi==0.161.0 \\")
+    commit(project, env)
+    return project
+
+
+def test_an_update_leaves_locks_that_fit_and_hold_what_was_added(
+    extended: Path, env: dict[str, str], tmp_path: Path
+) -> None:
+    answers = {"database": "postgres", "gpu": True}
+    newest = locked(render(tmp_path / "newest", env, **answers))
+    template_update(extended, env, switch(**answers))
+    assert conflicts(extended, env) == []
+    after = locked(extended)
+    assert after.keys() == {*newest, "six"}
+    before = tree(extended)
+    lock(extended, env)
+    assert tree(extended) == before
+
+
+def test_one_command_puts_locks_right_whatever_is_left_in_them(project: Path, env: dict[str, str]) -> None:
+    lock(project, env)
+    expected = tree(project)
+    for each in project.glob("requirements*.txt"):
+        both = r"<<<<<<< ours\n\g<0>||||||| base\nfastapi==0.1\n=======\nfastapi==0.2\n>>>>>>> theirs\n"
+        updates.edit(each, r"^fastapi==.*\n(    .*\n)+", both)
+        each.with_suffix(".txt.rej").write_text("@@ -1 +1 @@\n")
+    lock(project, env)
     assert tree(project) == expected
+
+
+# Like GitHub's command line: it knows which branches were ever proposed.
+GH = """#!/bin/sh
+echo "$*" >> "$RUNNER_TEMP/calls"
+mkdir -p "$RUNNER_TEMP/proposed"
+case "$*" in
+    "pr list --head "*) ls "$RUNNER_TEMP/proposed" | grep -c "^$4$" || true ;;
+    "pr create"*) touch "$RUNNER_TEMP/proposed/$(git branch --show-current)" ;;
+esac
+"""
+
+
+class Repository:
+    """A project on GitHub, and the weekly runs of its workflow."""
+
+    def __init__(self, project: Path, env: dict[str, str], folder: Path) -> None:
+        self.env = {**env, "PATH": f"{folder}:/usr/bin:/bin", "RUNNER_TEMP": str(folder), "UV_PYTHON": sys.executable}
+        self.origin = folder / "origin"
+        self._folder = folder
+        run("git", "clone", "--quiet", "--bare", project, self.origin, cwd=folder, env=env)
+        (folder / "gh").write_text(GH)
+        (folder / "gh").chmod(0o755)
+
+    def run(self, token: str = "token", status: int = 0) -> str:
+        """Execute the steps of the workflow in a checkout, and give what they printed."""
+        checkout = Path(tempfile.mkdtemp(dir=self._folder))
+        run("git", "clone", "--quiet", self.origin, checkout, cwd=self._folder, env=self.env)
+        (checkout / ".venv").mkdir()
+        for name in ("bin", "lib"):
+            (checkout / ".venv" / name).symlink_to(SCRIPTS.parent / name)
+        shutil.copy(SCRIPTS.parent / "pyvenv.cfg", checkout / ".venv")
+        workflow = actions.load(checkout / ".github" / "workflows" / "template-update.yml")
+        context = {"secrets": {"TEMPLATE_UPDATE_TOKEN": token} if token else {}}
+        scripts = list(actions.scripts(workflow, "update", context))
+        script = "set -e\n" + "\n".join(f"(bash -e <<'END'\n{text}\nEND\n)" for text, _ in scripts)
+        env = self.env | {name: value for _, changes in scripts for name, value in changes.items()}
+        printed = run("bash", "-e", "-c", script, cwd=checkout, env=env, status=status)
+        return printed.stdout + printed.stderr
+
+    def calls(self) -> list[str]:
+        file = self._folder / "calls"
+        return re.findall("^(?:pr|auth) \\S+", file.read_text(), re.MULTILINE) if file.exists() else []
+
+    def branches(self) -> list[str]:
+        return git(self.origin, self.env, "branch", "--format=%(refname:short)").splitlines()
+
+
+@pytest.fixture
+def repository(project: Path, env: dict[str, str], tmp_path: Path) -> Repository:
+    (tmp_path / "runner").mkdir()
+    return Repository(project, env, tmp_path / "runner")
+
+
+def test_what_is_new_in_the_template_is_proposed_once(
+    repository: Repository, env: dict[str, str], tmp_path: Path
+) -> None:
+    newest = render(tmp_path / "newest", env)
+    before = git(repository.origin, env, "rev-parse", "main")
+    repository.run()
+    assert repository.calls() == ["pr list", "auth setup-git", "pr create"]
+    repository.run()
+    assert repository.calls() == ["pr list", "auth setup-git", "pr create", "pr list"]
+
+    branch = f"template-{json.loads((newest / '.cruft.json').read_text())['commit']}"
+    assert repository.branches() == ["main", branch]
+    assert git(repository.origin, env, "rev-parse", "main") == before
+    proposed = tmp_path / "proposed"
+    run("git", "clone", "--quiet", "--branch", branch, repository.origin, proposed, cwd=tmp_path, env=env)
+    assert tree(proposed) == tree(newest)
+    told = git(proposed, env, "log", "-1", "--format=%an %s %b").strip()
+    assert told == f"github-actions[bot] Take what is new in the template CHANGELOG.md in {ADDRESS} says what that asks of you."
+
+
+def in_conflict(project: Path, env: dict[str, str]) -> None:
+    updates.edit(project / "app" / "health.py", r'\A""".*"""$', '"""Ours."""')
+
+
+def skipping_all(project: Path, env: dict[str, str]) -> None:
+    updates.edit(project / "pyproject.toml", r"^skip = \[", 'skip = ["**/*",')
+
+
+RUNS: list[tuple[Spoil, str, int, str]] = [
+    (in_conflict, "token", 1, "Resolve them"),
+    (unaltered, "", 1, "no secret TEMPLATE_UPDATE_TOKEN"),
+    (without_its_record, "token", 0, ""),
+    (skipping_all, "token", 0, ""),
+]
+
+
+@pytest.mark.parametrize(("alter", "token", "status", "told"), RUNS)
+def test_nothing_is_proposed_silently_or_in_vain(
+    alter: Spoil, token: str, status: int, told: str, project: Path, env: dict[str, str], tmp_path: Path
+) -> None:
+    alter(project, env)
+    run("git", "commit", "--quiet", "--all", "--allow-empty", "--message", "-", cwd=project, env=env)
+    (tmp_path / "runner").mkdir()
+    repository = Repository(project, env, tmp_path / "runner")
+    assert told in repository.run(token, status)
+    assert repository.branches() == ["main"]
+    assert repository.calls() == []

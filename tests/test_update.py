@@ -18,7 +18,20 @@ from tests.combinations import COMBINATIONS, QUESTIONS, Combination
 from tests.machine import SCRIPTS, run
 from tests.test_render import guard
 from tests.test_workflows import REGISTRIES
-from tests.updates import ADDRESS, RELEASE, REMOVED, change, commit, reformat, render, tree, user
+from tests.updates import (
+    ADDED,
+    ADDRESS,
+    RELEASE,
+    REMOVED,
+    SKIPPED,
+    as_updated,
+    change,
+    commit,
+    reformat,
+    render,
+    tree,
+    user,
+)
 
 
 @pytest.fixture(scope="session")
@@ -39,9 +52,11 @@ def cruft(project: Path, env: Mapping[str, str], *arguments: str, status: int = 
     return printed.stdout + printed.stderr
 
 
-def template_update(project: Path, env: Mapping[str, str], arguments: str = "", status: int = 0) -> str:
+def template_update(
+    project: Path, env: Mapping[str, str], arguments: str = "", status: int = 0, tools: Path = SCRIPTS
+) -> str:
     """Run the project's own task with the tools of these tests."""
-    command = ["make", "template-update", f"BIN={SCRIPTS}", f"ARGS={arguments}"]
+    command = ["make", "template-update", f"BIN={tools}", f"ARGS={arguments}"]
     printed = run(*command, cwd=project, env={**env, "UV_PYTHON": sys.executable}, status=status)
     return printed.stdout + printed.stderr
 
@@ -62,6 +77,17 @@ def project(rendered_before: Path, tmp_path: Path) -> Path:
     return shutil.copytree(rendered_before, tmp_path / "task-service")
 
 
+@pytest.fixture
+def no_resolver(tmp_path: Path) -> Path:
+    """Tools that leave locks as they are, for tests that are not about these."""
+    folder = tmp_path / "tools"
+    folder.mkdir()
+    for name, command in {"python": f'exec {sys.executable} "$@"', "cruft": "exit 1", "uv": "exit 0"}.items():
+        (folder / name).write_text(f"#!/bin/sh\n{command}\n")
+        (folder / name).chmod(0o755)
+    return folder
+
+
 def conflicts(project: Path, env: Mapping[str, str]) -> list[str]:
     return git(project, env, "diff", "--name-only", "--diff-filter=U").splitlines()
 
@@ -80,14 +106,25 @@ def test_cookiecutter_renders_what_cruft_does_and_records_it_byte_for_byte(
 ) -> None:
     version = ["--checkout", checkout] if checkout else []
     project = render(tmp_path / "cookiecutter", env | guard(tmp_path / "today"), *version, **answers)
-    command = ["create", ADDRESS, "--no-input", "--output-dir", "cruft", "--extra-context", json.dumps(answers), *version]
+    command = [
+        "create",
+        ADDRESS,
+        "--no-input",
+        "--output-dir",
+        "cruft",
+        "--extra-context",
+        json.dumps(answers),
+        *version,
+    ]
     cruft(tmp_path, env | guard(tmp_path / "later", days=400), *command)
     [created] = (tmp_path / "cruft").iterdir()
     assert tree(project) == tree(created)
     assert b"checkout" in tree(project)[".cruft.json"]
 
 
-def test_what_cookiecutter_rendered_can_be_checked_compared_and_updated_at_once(env: dict[str, str], tmp_path: Path) -> None:
+def test_what_cookiecutter_rendered_can_be_checked_compared_and_updated_at_once(
+    env: dict[str, str], tmp_path: Path
+) -> None:
     newest = render(tmp_path / "newest", env)
     assert "up to date" in cruft(newest, env, "check")
     assert cruft(newest, env, "diff", "--exit-code") == ""
@@ -97,7 +134,7 @@ def test_what_cookiecutter_rendered_can_be_checked_compared_and_updated_at_once(
     older = render(tmp_path / "older", env, "--checkout", RELEASE)
     assert "out of date" in cruft(older, env, "check", status=1)
     cruft(older, env, "update", "--skip-apply-ask")
-    assert tree(older) == tree(newest)
+    assert tree(older) == as_updated(newest, older)
 
 
 NO_REMOTE = "is not a git repository with a remote"
@@ -116,7 +153,9 @@ CACHED = f"cd ~/.cookiecutters && git clone --quiet {ADDRESS} template && cd tem
 UNKNOWN = [
     Unknown(f"git clone --quiet {ADDRESS} template", "./template", "is a local folder"),
     Unknown(f"git clone --quiet {ADDRESS} template && cd template && touch new", "./template", "is a local folder"),
-    Unknown(f"git clone -q {ADDRESS} template; git -C template archive --prefix=t/ -o ../a.zip HEAD", "./a.zip", NO_REMOTE),
+    Unknown(
+        f"git clone -q {ADDRESS} template; git -C template archive --prefix=t/ -o ../a.zip HEAD", "./a.zip", NO_REMOTE
+    ),
     Unknown(f"{CACHED} touch new", "template", "has changes that are not committed"),
     Unknown(f"{CACHED} echo >> LICENSE", "template", "has changes that are not committed"),
     Unknown(f"{CACHED} git commit --quiet --allow-empty -m new", "template", "has commits that are not in its remote"),
@@ -132,8 +171,8 @@ def test_where_the_origin_cannot_be_known_none_is_recorded_and_one_line_says_why
 ) -> None:
     (tmp_path / "home" / ".cookiecutters").mkdir()
     run("sh", "-ec", unknown.make, cwd=tmp_path, env=env)
-    command = [SCRIPTS / "cookiecutter", unknown.template, "--no-input", "--output-dir", "out"]
-    told = run(*command, cwd=tmp_path, env=env).stdout.splitlines()
+    command = ["cookiecutter", unknown.template, "--no-input", "--output-dir", "out"]
+    told = run(SCRIPTS / command[0], *command[1:], cwd=tmp_path, env=env).stdout.splitlines()
     assert [line for line in told if "its template" in line] == [
         f"It cannot be updated from its template, which {unknown.reason}: `cruft link URL` in it would mend that."
     ]
@@ -157,8 +196,9 @@ def test_an_update_brings_what_is_new_and_keeps_what_was_changed(
     commit(project, env)
     newest = render(tmp_path / "newest", env, **combination._asdict())
     change(newest)
-    expected = tree(newest)
+    expected = as_updated(newest, project)
     assert tree(project) != expected
+    assert expected != tree(newest)
 
     cruft(project, env, "update", "--skip-apply-ask")
     reformat(project)
@@ -174,7 +214,33 @@ def test_where_one_file_cannot_be_merged_all_others_are(project: Path, env: dict
     change(newest)
     assert re.findall("^app/.*", template_update(project, env, status=2), re.MULTILINE) == [REMOVED[0]]
     reformat(project)
-    assert tree(project) == {**tree(newest), REMOVED[0]: b"ours = True\n"}
+    assert tree(project) == {**as_updated(newest, project), REMOVED[0]: b"ours = True\n"}
+
+
+def test_a_project_in_a_folder_of_a_larger_repository_is_updated_there(
+    project: Path, env: dict[str, str], no_resolver: Path, tmp_path: Path
+) -> None:
+    inner = tmp_path / "larger" / "services" / "tasks"
+    shutil.copytree(project, inner, ignore=shutil.ignore_patterns(".git"))
+    (tmp_path / "larger" / "README.md").write_text("Ours.\n")
+    run("git", "init", "--quiet", cwd=tmp_path / "larger", env=env)
+    commit(tmp_path / "larger", env)
+    template_update(inner, env, tools=no_resolver)
+    assert tree(inner) == as_updated(render(tmp_path / "newest", env), project)
+    assert (tmp_path / "larger" / "README.md").read_text() == "Ours.\n"
+    assert not (tmp_path / "larger" / ADDED).exists()
+
+
+def test_what_the_project_takes_for_its_own_is_left_alone(
+    project: Path, env: dict[str, str], no_resolver: Path
+) -> None:
+    updates.edit(project / "pyproject.toml", r"^skip = \[", 'skip = ["README.md", "compose*",')
+    commit(project, env)
+    before = tree(project)
+    template_update(project, env, tools=no_resolver)
+    changed = {name for name, content in tree(project).items() if before.get(name) != content}
+    assert "Dockerfile" in changed
+    assert not changed & {"README.md", "compose.yaml", "compose.prod.yaml", *SKIPPED}
 
 
 def test_lines_that_changed_on_both_sides_conflict_and_no_others(
@@ -191,7 +257,7 @@ def test_lines_that_changed_on_both_sides_conflict_and_no_others(
         merged = tree(project)
         both = merged.pop("app/health.py").decode()
         assert re.search(r'\A<<<<<<< .*\n"""Ours\."""\n=======\n"""Probes .*\n>>>>>>> .*\n\nimport', both)
-        assert merged == {name: content for name, content in tree(newest).items() if name != "app/health.py"}
+        assert merged == {n: content for n, content in as_updated(newest, project).items() if n != "app/health.py"}
         git(project, env, "reset", "--quiet", "--hard")
 
 
@@ -199,7 +265,9 @@ Spoil = Callable[[Path, dict[str, str]], None]
 
 
 def moved(project: Path, env: dict[str, str]) -> None:
-    updates.edit(project / ".cruft.json", f'"template": "{ADDRESS}"', '"template": "https://github.com/your-org/moved.git"')
+    updates.edit(
+        project / ".cruft.json", f'"template": "{ADDRESS}"', '"template": "https://github.com/your-org/moved.git"'
+    )
     commit(project, env)
 
 
@@ -221,6 +289,15 @@ def with_a_new_file(project: Path, env: dict[str, str]) -> None:
     (project / "notes.txt").write_text("Not committed.\n")
 
 
+def with_an_ignored_file_in_the_way(project: Path, env: dict[str, str]) -> None:
+    (project / ".git" / "info" / "exclude").write_text(f"{ADDED}\n")
+    (project / ADDED).write_text("Not committed.\n")
+
+
+def outside_git(project: Path, env: dict[str, str]) -> None:
+    shutil.rmtree(project / ".git")
+
+
 def unaltered(project: Path, env: dict[str, str]) -> None:
     """The fault is in what is asked for."""
 
@@ -235,6 +312,8 @@ REFUSED: list[tuple[Spoil, dict[str, str], str]] = [
     (shallow, {}, "Run `git fetch --unshallow` first."),
     (changed, {}, "there are changes that are not committed"),
     (with_a_new_file, {}, "there are changes that are not committed"),
+    (with_an_ignored_file_in_the_way, {}, f"Move these away: {ADDED}"),
+    (outside_git, {}, "this is not a git repository"),
     (without_its_record, {}, "there is no .cruft.json"),
     (moved, {}, "no template answers at https://github.com/your-org/moved.git"),
     (offline, {}, f"no template answers at {ADDRESS}"),
@@ -283,11 +362,15 @@ def test_every_answer_is_switched() -> None:
 def test_each_answer_switched_to_each_other_is_as_if_it_had_been_given_first(
     question: str, values: list[Any], others: dict[str, object], env: dict[str, str], tmp_path: Path
 ) -> None:
-    fresh = [tree(render(tmp_path / str(number), env, **others, **{question: value})) for number, value in enumerate(values)]
+    fresh = [
+        tree(render(tmp_path / str(number), env, **others, **{question: value})) for number, value in enumerate(values)
+    ]
     [project] = (tmp_path / "0").iterdir()
     # From each to each: 0 1 0 2 1 2 0 for three values.
     for number in [*(number for pair in combinations(range(len(values)), 2) for number in pair), 0][1:]:
-        cruft(project, env, "update", "--skip-apply-ask", "--variables-to-update", json.dumps({question: values[number]}))
+        cruft(
+            project, env, "update", "--skip-apply-ask", "--variables-to-update", json.dumps({question: values[number]})
+        )
         assert tree(project) == fresh[number]
         commit(project, env)
 
@@ -392,7 +475,7 @@ def repository(project: Path, env: dict[str, str], tmp_path: Path) -> Repository
 
 
 def test_what_is_new_in_the_template_is_proposed_once(
-    repository: Repository, env: dict[str, str], tmp_path: Path
+    project: Path, repository: Repository, env: dict[str, str], tmp_path: Path
 ) -> None:
     newest = render(tmp_path / "newest", env)
     before = git(repository.origin, env, "rev-parse", "main")
@@ -406,24 +489,34 @@ def test_what_is_new_in_the_template_is_proposed_once(
     assert git(repository.origin, env, "rev-parse", "main") == before
     proposed = tmp_path / "proposed"
     run("git", "clone", "--quiet", "--branch", branch, repository.origin, proposed, cwd=tmp_path, env=env)
-    assert tree(proposed) == tree(newest)
+    assert tree(proposed) == as_updated(newest, project)
     told = git(proposed, env, "log", "-1", "--format=%an %s %b").strip()
-    assert told == f"github-actions[bot] Take what is new in the template CHANGELOG.md in {ADDRESS} says what that asks of you."
+    assert (
+        told
+        == f"github-actions[bot] Take what is new in the template CHANGELOG.md in {ADDRESS} says what that asks of you."
+    )
 
 
 def in_conflict(project: Path, env: dict[str, str]) -> None:
     updates.edit(project / "app" / "health.py", r'\A""".*"""$', '"""Ours."""')
 
 
-def skipping_all(project: Path, env: dict[str, str]) -> None:
-    updates.edit(project / "pyproject.toml", r"^skip = \[", 'skip = ["**/*",')
+def where_only_the_template_s_own_files_changed(project: Path, env: dict[str, str]) -> None:
+    github = project.parent / "github"
+    run("git", "clone", "--quiet", "--branch", RELEASE, ADDRESS, "template", cwd=project.parent, env=env)
+    (project.parent / "template" / "README.md").write_text("New.\n")
+    commit(project.parent / "template", env)
+    run("git", "switch", "--quiet", "--create", "newest", cwd=project.parent / "template", env=env)
+    bare = github / ADDRESS.removeprefix("https://github.com/")
+    run("git", "clone", "--quiet", "--bare", "template", bare, cwd=project.parent, env=env)
+    env["GIT_CONFIG_KEY_0"] = f"url.{github}/.insteadOf"
 
 
 RUNS: list[tuple[Spoil, str, int, str]] = [
-    (in_conflict, "token", 1, "Resolve them"),
+    (in_conflict, "token", 2, "Resolve them"),
     (unaltered, "", 1, "no secret TEMPLATE_UPDATE_TOKEN"),
     (without_its_record, "token", 0, ""),
-    (skipping_all, "token", 0, ""),
+    (where_only_the_template_s_own_files_changed, "token", 0, "Good work!"),
 ]
 
 

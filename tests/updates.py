@@ -13,7 +13,7 @@ RELEASE = "v0.9.0"
 PROJECT = "{{cookiecutter.project_slug}}"
 LOCKS = "requirements*.txt"
 
-# Such as `[tool.cruft] skip` names, and so not touched by an update.
+# What `[tool.cruft] skip` names.
 SKIPPED = ["app/models.py", "migrations/versions/0001_tasks_and_api_keys.py"]
 
 # In the release before, each file says something else in its first comment, and each module holds a line of code more.
@@ -38,7 +38,16 @@ def serve(template: Path, folder: Path) -> None:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     shutil.copytree(template, work, ignore=shutil.ignore_patterns(".git"), dirs_exist_ok=True)
     commit(work, env)
-    run("git", "clone", "--quiet", "--bare", work, folder / ADDRESS.removeprefix("https://github.com/"), cwd=folder, env=env)
+    run(
+        "git",
+        "clone",
+        "--quiet",
+        "--bare",
+        work,
+        folder / ADDRESS.removeprefix("https://github.com/"),
+        cwd=folder,
+        env=env,
+    )
 
 
 def user(github: Path, home: Path, **changes: str) -> dict[str, str]:
@@ -57,7 +66,19 @@ def user(github: Path, home: Path, **changes: str) -> dict[str, str]:
 
 def commit(folder: Path, env: Mapping[str, str]) -> None:
     run("git", "add", "--all", cwd=folder, env=env)
-    run("git", "-c", "user.name=tests", "-c", "user.email=tests", "commit", "--quiet", "--message", "-", cwd=folder, env=env)
+    run(
+        "git",
+        "-c",
+        "user.name=tests",
+        "-c",
+        "user.email=tests",
+        "commit",
+        "--quiet",
+        "--message",
+        "-",
+        cwd=folder,
+        env=env,
+    )
 
 
 def render(folder: Path, env: Mapping[str, str], *arguments: str, **answers: object) -> Path:
@@ -76,12 +97,18 @@ def tree(project: Path) -> dict[str, bytes]:
     return {name: content for name, content in files(project).items() if not name.startswith(".git/")}
 
 
+def as_updated(newest: Path, project: Path) -> dict[str, bytes]:
+    """The files that a project should have when it is the newest: it keeps those that are not the template's."""
+    kept = tree(project)
+    return tree(newest) | {name: kept[name] for name in SKIPPED}
+
+
 def older(template: Path) -> None:
     """Make the template its release before this one."""
     project = template / PROJECT
     for file in sorted(path for path in project.rglob("*") if path.is_file()):
         name = file.relative_to(project).as_posix()
-        if name.endswith("README.md") or name in SKIPPED:
+        if name == "README.md":
             continue
         text = file.read_text(encoding="utf-8")
         for pattern, replacement in [WORDING, *([CODE] if name.startswith("app/") else [])]:

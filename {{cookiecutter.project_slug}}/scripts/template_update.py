@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import tomllib
+from fnmatch import fnmatch
 from pathlib import Path
 
 HERE = Path.cwd()
@@ -43,6 +44,8 @@ def find_obstacle() -> str | None:
             "there is no .cruft.json, which says what this was rendered from and with which answers. Bring it back from "
             f"git's history, or write a new one: {sys.executable} -m cruft link URL --checkout VERSION"
         )
+    if subprocess.run(["git", "rev-parse"], check=False).returncode:
+        return "this is not a git repository. Make it one and commit everything, so that nothing can be lost."
     if git("status", "--porcelain"):
         return "there are changes that are not committed. Commit them first, so that none can be lost."
     if git("rev-parse", "--is-shallow-repository") == "true":
@@ -81,25 +84,38 @@ def commit(render: Path) -> None:
     """Commit all but what is not the template's."""
     settings = tomllib.loads((HERE / "pyproject.toml").read_text(encoding="utf-8"))
     for pattern in settings.get("tool", {}).get("cruft", {}).get("skip", []):
-        for path in render.glob(pattern):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        for path in list(render.glob(pattern)):
+            if ".git" not in path.relative_to(render).parts:
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     git("add", "--all", "--force", cwd=render)
     git(*AS_TEMPLATE, "commit", "--quiet", "--no-gpg-sign", "--allow-empty", "--message=template", cwd=render)
 
 
 def merge(render: Path) -> list[str]:
     """Merge what the second commit changes, and name the files that are left to resolve."""
+    added = git("diff", "--name-only", "--diff-filter=A", "HEAD~", "HEAD", cwd=render).splitlines()
+    if in_the_way := git("ls-files", "--others", "--", *added) if added else "":
+        sys.exit(f"template-update: the template has files which here git does not know. Move these away:\n{in_the_way}")
     git("fetch", "--quiet", str(render), "HEAD")
     folder = git("rev-parse", "--show-prefix")
     within = [f"--strategy-option=subtree={folder}"] if folder else []
-    subprocess.run(["git", "cherry-pick", "--no-commit", *within, "FETCH_HEAD"], capture_output=True, check=False)
+    pick = ["git", "cherry-pick", "--no-commit", *within, "FETCH_HEAD"]
+    result = subprocess.run(pick, capture_output=True, text=True, check=False)
     stages: dict[str, str] = {}
     for entry in git("ls-files", "--unmerged", "-z").split("\0")[:-1]:
         stage, _, file = entry.partition("\t")
         stages[file] = stages.get(file, "") + stage[-1]
-    if removed_here := [file for file, found in stages.items() if "2" not in found]:
-        git("rm", "--quiet", "--", *removed_here)
-    return [file for file in stages if file not in removed_here and not Path(file).match("requirements*.txt")]
+    if result.returncode and not stages:
+        sys.exit(f"template-update: git could not merge.\n{result.stderr}")
+    # What was removed here stays so. Locks follow pyproject.toml: they are removed or resolved anew.
+    gone = [file for file, found in stages.items() if "2" not in found or ("3" not in found and is_lock(file))]
+    if gone:
+        git("rm", "--quiet", "--", *gone)
+    return [file for file in stages if file not in gone and not is_lock(file)]
+
+
+def is_lock(file: str) -> bool:
+    return fnmatch(file, "requirements*.txt")
 
 
 def git(*arguments: str, cwd: Path = HERE) -> str:

@@ -43,6 +43,11 @@ lock: .venv/requirements-dev ## Resolve pyproject.toml into requirements*.txt; A
 refresh: .venv/requirements-dev ## Take newer dependencies and actions; print what changes in rendered projects
 	@$(BIN)/python scripts/refresh.py
 
+.PHONY: release
+release: ## Prepare VERSION=v1.2.3: the changelog, the version, and the questions that later versions must keep
+	@[ -n '$(PYTHON)' ] || { echo 'make: needs Python 3.10 or newer' >&2; exit 1; }
+	@$(PYTHON) scripts/release.py '$(VERSION)'
+
 .PHONY: notes
 notes: ## Print what CHANGELOG.md says of VERSION=v1.2.3
 	@awk '/^## / { found = $$2 == "$(VERSION:v%=%)"; any = any || found; next } found; END { exit !any }' CHANGELOG.md

@@ -19,6 +19,9 @@ from tests.combinations import COMBINATIONS, QUESTIONS, TEMPLATE
 from tests.conftest import Bake
 from tests.machine import SCRIPTS, environment, run
 
+RELEASED = json.loads((TEMPLATE / "tests" / "released.json").read_text(encoding="utf-8"))
+"""The questions of the last release: `make release` writes them."""
+
 TEXT = ["project_name", "description"]
 PORTS = ["api_port", "mcp_port"]
 
@@ -156,6 +159,42 @@ def test_the_names_of_all_dependencies_are_refused(bake: Bake, tmp_path: Path) -
         for name in re.findall(r'^    "([a-z0-9-]+)[\[>]', project, re.MULTILINE):
             with pytest.raises(SystemExit, match="must not be a package that the service depends on"):
                 run_hook("pre_gen_project", tmp_path, project_slug=name)
+
+
+def unkept(released: dict[str, Any], questions: dict[str, Any]) -> list[str]:
+    """What projects of a release could not replay. Private variables are not replayed: they follow from the answers."""
+    faults = []
+    for question, old in released.items():
+        if question.startswith("_"):
+            continue
+        new: Any = questions.get(question)
+        if type(new) is not type(old):
+            faults.append(f"{question} is gone, or of another type")
+        elif isinstance(old, list):
+            faults += [f"{question} lacks {value}" for value in old if value not in new]
+    return faults
+
+
+def test_every_answer_of_the_last_release_can_still_be_given() -> None:
+    assert unkept(RELEASED, QUESTIONS) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "faults"),
+    [
+        ({"registry": None}, ["registry is gone, or of another type"]),
+        ({"registry": ["ghcr.io"]}, ["registry is gone, or of another type"]),
+        ({"gpu": ["no", "yes"]}, ["gpu is gone, or of another type"]),
+        ({"api_port": 8000}, ["api_port is gone, or of another type"]),
+        ({"database": ["postgres", "mysql"]}, ["database lacks sqlite"]),
+        ({"package_manager": ["pip", "venv", "uv", "more"], "another": True, "__lock": None}, []),
+    ],
+)
+def test_a_renamed_or_removed_question_or_value_or_another_type_is_found(
+    changes: dict[str, object], faults: list[str]
+) -> None:
+    questions = {question: value for question, value in {**RELEASED, **changes}.items() if value is not None}
+    assert unkept(RELEASED, questions) == faults
 
 
 @pytest.mark.parametrize(
@@ -333,7 +372,7 @@ def test_after_rendering_empty_folders_are_gone_and_the_next_steps_are_told(
     for folder in ("a/b/c", ".github/workflows", "kept", ".git/refs/tags", ".venv/lib"):
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "kept" / "file").touch()
-    run_hook("post_gen_project", tmp_path, project_name='It\'s "{x}" \\ 🚀')
+    run_hook("post_gen_project", tmp_path, project_name='It\'s "{x}" \\ 🚀', _template=str(TEMPLATE))
     assert {path.relative_to(tmp_path).as_posix() for path in snapshot(tmp_path)} == {
         *("kept", "kept/file", ".git", ".git/refs", ".git/refs/tags", ".venv", ".venv/lib")
     }
@@ -343,4 +382,5 @@ def test_after_rendering_empty_folders_are_gone_and_the_next_steps_are_told(
         'It\'s "{x}" \\ 🚀 is rendered. Next, and README.md has the rest:',
         f"  cd {tmp_path}",
         "  make dev",
+        "It cannot be updated from its template, which is a local folder: `cruft link URL` in it would mend that.",
     ]

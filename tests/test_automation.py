@@ -149,11 +149,7 @@ CHANGELOG = """# Changelog
 
 ## Unreleased
 
-- Not yet.
-
-## 1.2.3
-
-- This.
+- This. Asks of you: nothing.
 
 ## 1.2.2
 
@@ -161,12 +157,57 @@ CHANGELOG = """# Changelog
 """
 
 
+def prepare(clone: Path, env: dict[str, str], version: str, status: int = 0) -> str:
+    return run("make", "--silent", "release", f"VERSION={version}", cwd=clone, env=env, status=status).stderr
+
+
 def test_a_release_has_the_notes_of_its_version(clone: Path, env: dict[str, str], tmp_path: Path) -> None:
     (clone / "CHANGELOG.md").write_text(CHANGELOG)
+    prepare(clone, env, "v1.2.3")
+    run("git", "commit", "--quiet", "--all", "--message", "1.2.3", cwd=clone, env=env)
     run_job("release.yml", "release", clone, env, ref_name="v1.2.3")
-    assert (tmp_path / "notes.md").read_text().strip() == "- This."
+    assert (tmp_path / "notes.md").read_text().strip() == "- This. Asks of you: nothing."
     expected = f"release create v1.2.3 --verify-tag --title v1.2.3 --notes-file {tmp_path}/notes.md\n"
     assert (tmp_path / "calls").read_text() == expected
+
+
+def test_a_prepared_release_numbers_the_notes_and_keeps_the_questions(clone: Path, env: dict[str, str]) -> None:
+    (clone / "CHANGELOG.md").write_text(CHANGELOG)
+    questions = (clone / "cookiecutter.json").read_text().replace('"gpu": false,', '"gpu": false,\n  "another": true,')
+    (clone / "cookiecutter.json").write_text(questions)
+    prepare(clone, env, "v1.2.3")
+    assert "## Unreleased\n\n## 1.2.3\n\n- This." in (clone / "CHANGELOG.md").read_text()
+    assert 'version = "1.2.3"' in (clone / "pyproject.toml").read_text()
+    assert (clone / "tests" / "released.json").read_text() == questions
+
+
+@pytest.mark.parametrize("spoilt", ["CHANGELOG.md", "pyproject.toml", "tests/released.json"])
+def test_what_was_not_prepared_is_not_released(spoilt: str, clone: Path, env: dict[str, str], tmp_path: Path) -> None:
+    before = (clone / spoilt).read_text()
+    (clone / "CHANGELOG.md").write_text(CHANGELOG)
+    (clone / "cookiecutter.json").write_text((clone / "cookiecutter.json").read_text().replace("8000", "8001"))
+    prepare(clone, env, "v1.2.3")
+    (clone / spoilt).write_text(before)
+    run("git", "commit", "--quiet", "--all", "--message", "1.2.3", cwd=clone, env=env)
+    with pytest.raises(AssertionError, match=r"exit status [12]"):
+        run_job("release.yml", "release", clone, env, ref_name="v1.2.3")
+    assert not (tmp_path / "calls").exists()
+
+
+@pytest.mark.parametrize(
+    ("version", "changelog", "reason"),
+    [
+        ("v1.2", CHANGELOG, "is not a version such as v1.2.3"),
+        ("v0.0.9", CHANGELOG, "that follows 0.1.0"),
+        ("v1.2.3", CHANGELOG.replace("Asks of you", "Well"), "does not say what 1.2.3 asks of those who update"),
+    ],
+)
+def test_a_release_is_refused_if_it_goes_back_or_says_too_little(
+    version: str, changelog: str, reason: str, clone: Path, env: dict[str, str]
+) -> None:
+    (clone / "CHANGELOG.md").write_text(changelog)
+    assert reason in prepare(clone, env, version, status=2)
+    assert run("git", "diff", "--name-only", cwd=clone, env=env).stdout == "CHANGELOG.md\n"
 
 
 def test_a_version_without_notes_is_not_released(clone: Path, env: dict[str, str], tmp_path: Path) -> None:

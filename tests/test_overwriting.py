@@ -1,0 +1,144 @@
+"""Rendering over what is there, and rendering that is interrupted: nothing that was there before is lost."""
+
+import os
+import resource
+import shutil
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.combinations import TEMPLATE
+from tests.conftest import Bake
+from tests.machine import SCRIPTS, run, wait_until
+from tests.updates import commit, tree, user
+
+OVER: list[str | Path] = [
+    *(SCRIPTS / "cookiecutter", TEMPLATE, "--no-input", "--overwrite-if-exists"),
+    *("database=postgres", "registry=quay.io/a"),
+]
+
+
+@pytest.fixture
+def env(tmp_path: Path) -> dict[str, str]:
+    return user(tmp_path / "nowhere", tmp_path)
+
+
+@pytest.fixture
+def project(bake: Bake, env: dict[str, str], tmp_path: Path) -> Path:
+    """A project that its user has changed and committed."""
+    folder = shutil.copytree(bake(), tmp_path / "task-service")
+    (folder / "app" / "main.py").write_text("Ours.\n")
+    (folder / ".env").write_text("Ignored, and not rendered.\n")
+    run("git", "init", "--quiet", cwd=folder, env=env)
+    commit(folder, env)
+    return folder
+
+
+def changed(project: Path, env: dict[str, str]) -> None:
+    (project / "app" / "main.py").write_text("Not committed.\n")
+
+
+def with_a_new_file(project: Path, env: dict[str, str]) -> None:
+    (project / "app" / "ours.py").write_text("Not committed.\n")
+
+
+def without_git(project: Path, env: dict[str, str]) -> None:
+    shutil.rmtree(project / ".git")
+
+
+def before_the_first_commit(project: Path, env: dict[str, str]) -> None:
+    shutil.rmtree(project / ".git")
+    run("git", "init", "--quiet", cwd=project, env=env)
+
+
+def ignored_by_what_is_around_it(project: Path, env: dict[str, str]) -> None:
+    shutil.rmtree(project / ".git")
+    (project.parent / ".gitignore").write_text("task-service\n")
+    run("git", "init", "--quiet", cwd=project.parent, env=env)
+    run("git", "add", ".gitignore", cwd=project.parent, env=env)
+    run("git", "commit", "--quiet", "--message", "-", cwd=project.parent, env=env)
+
+
+@pytest.mark.parametrize("skip", [[], ["--skip-if-file-exists"]])
+@pytest.mark.parametrize(
+    "spoil", [changed, with_a_new_file, without_git, before_the_first_commit, ignored_by_what_is_around_it]
+)
+def test_files_that_git_could_not_bring_back_are_not_overwritten(
+    spoil: Callable[[Path, dict[str, str]], None], skip: list[str], project: Path, env: dict[str, str]
+) -> None:
+    spoil(project, env)
+    before = tree(project)
+    refusal = run(*OVER, *skip, cwd=project.parent, env=env, status=1).stderr
+    assert f"{project} holds files that git could not bring back" in refusal
+    assert tree(project) == before
+
+
+def test_what_is_committed_is_overwritten(project: Path, bake: Bake, env: dict[str, str]) -> None:
+    run(*OVER, cwd=project.parent, env=env)
+    rendered = tree(bake(database="postgres", registry="quay.io/a"))
+    assert tree(project).items() >= rendered.items()
+    assert tree(project).keys() - rendered.keys() == {".env", "app/backup.py", "tests/test_sqlite.py"}
+
+
+@pytest.mark.parametrize("holds", [[], ["git", "init", "--quiet", "task-service"]])
+def test_a_folder_that_holds_no_file_is_taken(holds: list[str], env: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "task-service").mkdir()
+    if holds:
+        run(*holds, cwd=tmp_path, env=env)
+    run(*OVER, cwd=tmp_path, env=env)
+    assert (tmp_path / "task-service" / "tests" / "postgres.py").exists()
+
+
+def killed(project: Path, env: dict[str, str]) -> None:
+    before = (project / "Dockerfile").stat().st_mtime_ns
+    with subprocess.Popen(OVER, cwd=project.parent, env=env) as process:
+        wait_until(
+            lambda: (project / "Dockerfile").stat().st_mtime_ns != before, timeout=20, what=lambda: "it begins to write"
+        )
+        process.send_signal(signal.SIGKILL)
+
+
+def on_a_full_disk(project: Path, env: dict[str, str]) -> None:
+    """No file may get larger than what is left: writing ends as on a disk that is full."""
+    limit = (20_000, 20_000)
+    run_failing(project, env, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit), "File too large")
+
+
+def on_an_unwritable_folder(project: Path, env: dict[str, str]) -> None:
+    for file in (project / "app").iterdir():
+        file.chmod(0o444)
+    run_failing(project, env, None, "Permission denied")
+    for file in (project / "app").iterdir():
+        file.chmod(0o644)
+
+
+def run_failing(project: Path, env: dict[str, str], prepare: Callable[[], None] | None, reason: str) -> None:
+    """Run as a user for whom permissions count: for root they do not."""
+    as_user = ["setpriv", "--bounding-set=-all"] if os.geteuid() == 0 else []
+    result = subprocess.run(
+        [*as_user, *OVER], cwd=project.parent, env=env, preexec_fn=prepare, capture_output=True, text=True, check=False
+    )
+    assert result.returncode
+    assert reason in result.stderr
+
+
+@pytest.mark.parametrize("interrupt", [killed, on_a_full_disk, on_an_unwritable_folder])
+def test_what_an_interrupted_rendering_has_overwritten_git_brings_back(
+    interrupt: Callable[[Path, dict[str, str]], None], project: Path, env: dict[str, str]
+) -> None:
+    before = tree(project)
+    interrupt(project, env)
+    assert tree(project) != before
+    run("git", "restore", ".", cwd=project, env=env)
+    run("git", "clean", "--quiet", "-d", "--force", cwd=project, env=env)
+    assert tree(project) == before
+
+
+@pytest.mark.parametrize("place", ["/proc", "{folder}/file"])
+def test_where_nothing_can_be_written_nothing_is(place: str, env: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("Ours.\n")
+    run(*OVER, "--output-dir", place.format(folder=tmp_path), cwd=tmp_path, env=env, status=1)
+    assert (tmp_path / "file").read_text() == "Ours.\n"

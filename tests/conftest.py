@@ -15,7 +15,7 @@ import pytest
 from pytest_cookies.plugin import Cookies
 from xdist.scheduler import LoadScopeScheduling
 
-from tests import docker
+from tests import docker, updates
 from tests.combinations import COMBINATIONS, TEMPLATE, Combination
 from tests.machine import environment, run
 
@@ -129,4 +129,12 @@ def template_clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     author = ["-c", "user.name=tests", "-c", "user.email=tests@example.com"]
     for command in (["init", "--quiet"], ["add", "--all"], [*author, "commit", "--quiet", "--message", "as it is"]):
         run("git", *command, cwd=folder, env=env)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def github(template_clone: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder in which the template is, with a release before what it is now: see `tests/updates.py`."""
+    folder = tmp_path_factory.mktemp("github")
+    updates.serve(template_clone, folder)
     return folder

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import pytest
 
-from tests import docker
+from tests import docker, updates
 from tests.combinations import WITH_AND_WITHOUT_GPU, WITH_GPU, Combination
 from tests.conftest import Bake, for_each, only, reported
 from tests.machine import (
@@ -128,6 +128,7 @@ def staged(installed: Service) -> Service:
 
 
 def test_what_is_rendered_passes_its_own_hooks(staged: Service, combination: Combination) -> None:
+    """Where this says that locks changed, run `make locks`."""
     with reported(combination, "checked by its own `make hooks`"):
         printed = staged.make("hooks")
     assert "Failed" not in printed
@@ -140,6 +141,8 @@ BAD_FILES = {
     "ruff format": ("app/added_style.py", "added: int = ( 1 )\n"),
     "mypy": ("app/added_type.py", 'added: int = ""\n'),
     "hadolint": ("Dockerfile.added", "FROM python:3.12-slim\nRUN cd /tmp && pip install six\n"),
+    "no conflict left": ("added_conflict.md", "<<<<<<< ours\nAdded\n=======\nChanged\n>>>>>>> theirs\n"),
+    "nothing rejected left": ("added.md.rej", "@@ -1 +1 @@\n"),
     "trailing blanks": ("added_blank.md", "Added \n"),
     "one newline at the end": ("added_end.md", "Added"),
     "no secrets": ("added.yaml", f"api_key: {'0123456789abcdef' * 4}\n"),
@@ -159,6 +162,22 @@ def test_bad_files_are_not_committed(staged: Service) -> None:
         run("git", "rm", "--quiet", "--force", *names, cwd=staged.folder, env=staged.env)
 
 
+@with_uv
+def test_a_lock_that_does_not_fit_is_not_committed_but_mended(staged: Service) -> None:
+    files = [staged.folder / name for name in ("pyproject.toml", "requirements.txt", "requirements-dev.txt")]
+    before = [file.read_text() for file in files]
+    try:
+        files[0].write_text(before[0].replace('    "sqlalchemy', '    "six>=1.16",\n    "sqlalchemy'))
+        run("git", "add", files[0], cwd=staged.folder, env=staged.env)
+        refused = run("git", "commit", "-m", "bad", cwd=staged.folder, env=staged.env, status=1)
+        assert re.findall(r"(?m)^(.*?)\.+Failed$", refused.stdout + refused.stderr) == ["locks as pyproject.toml asks"]
+        assert all("\nsix==" in file.read_text() for file in files[1:])
+    finally:
+        for file, text in zip(files, before, strict=True):
+            file.write_text(text)
+        run("git", "add", "--all", cwd=staged.folder, env=staged.env)
+
+
 @pytest.mark.usefixtures("alone")
 def test_its_own_tests_pass(installed: Service, combination: Combination) -> None:
     # With Docker, all of them run in the image: here it is enough to see that they can be run.
@@ -168,12 +187,35 @@ def test_its_own_tests_pass(installed: Service, combination: Combination) -> Non
         assert details
 
 
-def test_its_lock_is_what_it_would_resolve_itself(installed: Service, combination: Combination) -> None:
-    locks = sorted(installed.folder.glob("requirements*.txt"))
-    before = [lock.read_text() for lock in locks]
-    with reported(combination, "resolved by its own `make lock`"):
-        installed.make("lock")
-    assert [lock.read_text() for lock in locks] == before, "run `make locks`"
+@pytest.fixture(scope="session")
+def updated(combination: Combination, github: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project from the release before, changed in every module, and then updated."""
+    folder = tmp_path_factory.mktemp("updated")
+    env = updates.user(github, folder)
+    project = updates.render(folder / "project", env, "--checkout", updates.RELEASE, **combination._asdict())
+    updates.change(project)
+    updates.commit(project, env)
+    run(SCRIPTS / "cruft", "update", "--skip-apply-ask", cwd=project, env=env)
+    updates.reformat(project)
+    return project
+
+
+@pytest.mark.usefixtures("alone")
+def test_an_updated_project_is_clean_and_its_tests_pass(
+    installed: Service, updated: Path, combination: Combination
+) -> None:
+    lock, its_lock = (locked_packages((each / LOCK).read_text(), "3.12.0") for each in (updated, installed.folder))
+    assert lock == its_lock
+    make = ["make", f"BIN={installed.python.parent}", "--old-file=install"]
+    with reported(combination, "updated, with changes in each module, and tested") as details:
+        if combination.package_manager == "uv":
+            run(*make, "lint", cwd=updated, env=installed.env, timeout=300)
+        printed = run(*make, "test", cwd=updated, env=installed.env, timeout=900).stdout
+        details += re.findall(r"=+ (\d+ passed.*) in ", printed)
+        assert details
+
+
+LOCK = "requirements-dev.txt"
 
 
 class Running(NamedTuple):

@@ -34,13 +34,6 @@ from tests.updates import (
 )
 
 
-@pytest.fixture(scope="session")
-def github(template_clone: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("github")
-    updates.serve(template_clone, folder)
-    return folder
-
-
 @pytest.fixture
 def env(github: Path, tmp_path: Path) -> dict[str, str]:
     (tmp_path / "home").mkdir()

@@ -95,7 +95,7 @@ def merge(render: Path) -> list[str]:
     """Merge what the second commit changes, and name the files that are left to resolve."""
     added = git("diff", "--name-only", "--diff-filter=A", "HEAD~", "HEAD", cwd=render).splitlines()
     if in_the_way := git("ls-files", "--others", "--", *added) if added else "":
-        sys.exit(f"template-update: the template has files which here git does not know. Move these away:\n{in_the_way}")
+        sys.exit(f"template-update: the template has files that git does not know here. Move these away:\n{in_the_way}")
     git("fetch", "--quiet", str(render), "HEAD")
     folder = git("rev-parse", "--show-prefix")
     within = [f"--strategy-option=subtree={folder}"] if folder else []

@@ -17,7 +17,7 @@ from xdist.scheduler import LoadScopeScheduling
 
 from tests import docker, updates
 from tests.combinations import COMBINATIONS, TEMPLATE, Combination
-from tests.machine import environment, run
+from tests.machine import SCRIPTS, environment, run
 
 # Each start of pytest closes the folder that all runs of a user share to everybody else. As root, PostgreSQL runs as
 # another user and needs its data open: so this run, with all its processes, has a folder of its own.
@@ -138,3 +138,16 @@ def github(template_clone: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     folder = tmp_path_factory.mktemp("github")
     updates.serve(template_clone, folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def updated(combination: Combination, github: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project from the release before, changed in every module, and then updated."""
+    folder = tmp_path_factory.mktemp("updated")
+    env = updates.user(github, folder)
+    project = updates.render(folder / "project", env, "--checkout", updates.RELEASE, **combination._asdict())
+    updates.change(project)
+    updates.commit(project, env)
+    run(SCRIPTS / "cruft", "update", "--skip-apply-ask", cwd=project, env=env)
+    updates.reformat(project)
+    return project

@@ -155,6 +155,20 @@ def run_tests_inside(image: str, combination: Combination) -> None:
     assert re.search(r"^TOTAL .* \d+%$", printed, re.MULTILINE)
 
 
+@once
+@pytest.mark.usefixtures("alone")
+def test_an_updated_project_builds_passes_its_tests_inside_and_serves_what_was_added(
+    updated: Path, combination: Combination
+) -> None:
+    require_docker()
+    run_tests_inside(build(updated, "ci"), combination)
+    with container(*HARDENED, "--publish=127.0.0.1::8000", build(updated, "production")) as started:
+        started.wait_for_health()
+        key = started.issue_key()
+        task = call(f"{started.url()}/tasks", key=key, data={"title": "New"}).body
+        assert call(f"{started.url()}/tasks/{task['id']}/again", key=key).body == task
+
+
 def test_the_build_has_no_warning(project: Project) -> None:
     assert "no warnings found" in docker("build", "--check", project.folder)
 

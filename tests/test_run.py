@@ -3,7 +3,9 @@
 import json
 import os
 import re
+import shutil
 import signal
+import sqlite3
 import subprocess
 import urllib.request
 from collections.abc import Iterator
@@ -178,44 +180,102 @@ def test_a_lock_that_does_not_fit_is_not_committed_but_mended(staged: Service) -
         run("git", "add", "--all", cwd=staged.folder, env=staged.env)
 
 
+# What runs here even with Docker, where all of its tests run in the image.
+SOME = "tests/test_health.py tests/test_migrations.py tests/test_rest.py"
+
+
 @pytest.mark.usefixtures("alone")
-def test_its_own_tests_pass(installed: Service, combination: Combination) -> None:
-    # With Docker, all of them run in the image: here it is enough to see that they can be run.
-    some = "" if docker.lacks() else "tests/test_health.py tests/test_migrations.py"
-    with reported(combination, "tested by its own `make test`") as details:
-        details += re.findall(r"=+ (\d+ passed.*) in ", installed.make("test", f"ARGS={some}"))
-        assert details
+def test_its_own_tests_pass_also_after_changes_and_an_update(
+    installed: Service, updated: Path, combination: Combination
+) -> None:
+    locks = [(folder / "requirements-dev.txt").read_text() for folder in (updated, installed.folder)]
+    assert locked_packages(locks[0], "3.12.0") == locked_packages(locks[1], "3.12.0")
+    make = ["make", "test", f"BIN={installed.python.parent}", "--old-file=install"]
+    for folder, some in [(updated, SOME), *([(installed.folder, "")] if docker.lacks() else [])]:
+        with reported(combination, "tested by its own `make test`") as details:
+            printed = run(*make, f"ARGS={some}", cwd=folder, env=installed.env, timeout=900).stdout
+            details += re.findall(r"=+ (\d+ passed.*) in ", printed)
+            assert details
 
 
-@pytest.fixture(scope="session")
-def updated(combination: Combination, github: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project from the release before, changed in every module, and then updated."""
-    folder = tmp_path_factory.mktemp("updated")
-    env = updates.user(github, folder)
-    project = updates.render(folder / "project", env, "--checkout", updates.RELEASE, **combination._asdict())
-    updates.change(project)
-    updates.commit(project, env)
-    run(SCRIPTS / "cruft", "update", "--skip-apply-ask", cwd=project, env=env)
-    updates.reformat(project)
+@with_uv
+def test_its_style_and_types_are_clean_after_changes_and_an_update(
+    installed: Service, updated: Path, combination: Combination
+) -> None:
+    with reported(combination, "changed by its user, updated, and checked by its own `make lint`"):
+        make = ["make", "lint", f"BIN={installed.python.parent}", "--old-file=install"]
+        run(*make, cwd=updated, env=installed.env, timeout=300)
+
+
+def borrow(installed: Service, project: Path) -> Path:
+    """Let a project of the same combination use what is installed: linked file by file, as PostgreSQL opens its folders."""
+    shutil.copytree(installed.folder / ".venv", project / ".venv", symlinks=True, copy_function=os.link)
+    (project / ".venv" / "installed").touch()
     return project
 
 
-@pytest.mark.usefixtures("alone")
-def test_an_updated_project_is_clean_and_its_tests_pass(
-    installed: Service, updated: Path, combination: Combination
+ROWS = """
+import sys
+from sqlalchemy import create_engine, insert
+from app.models import ApiKey, Base, Priority, Status, Task, utc_now
+
+engine = create_engine("sqlite:///tasks.backup")
+Base.metadata.create_all(engine)
+with engine.begin() as connection:
+    for title, status in (("It's \\u4efb\\u52a1", Status.DONE), ("", Status.TODO)):
+        connection.execute(insert(Task).values(title=title, description=title, status=status, priority=Priority.HIGH))
+    connection.execute(insert(ApiKey).values(name="ann", digest="d", revoked_at=utc_now()))
+"""
+
+
+@only(Combination("postgres", "uv"))
+def test_the_readme_leads_from_sqlite_to_postgresql(installed: Service, baked: Path, tmp_path: Path) -> None:
+    project = borrow(installed, shutil.copytree(baked, tmp_path / "task-service"))
+    run(installed.python, "-c", ROWS, cwd=project, env=installed.env)
+    with sqlite3.connect(project / "tasks.backup") as old:
+        expected = old.execute("SELECT id, title, description, status, priority FROM tasks ORDER BY id").fetchall()
+    [block] = code_blocks(project / "README.md", "Data from SQLite", "sh")
+    run("sh", "-ec", block, cwd=project, env=installed.env)
+    python = installed.python
+    printed = run(python, "-m", "tests.postgres", python, "-c", QUERY, cwd=project, env=installed.env).stdout
+    assert [tuple(row) for row in json.loads(printed.splitlines()[0])] == expected
+    assert printed.splitlines()[1:] == ["3", "1"]
+
+
+QUERY = """
+import asyncio, json
+from sqlalchemy import func, insert, select
+from app.database import create_engine
+from app.models import ApiKey, Task
+from app.settings import load_settings
+
+async def main():
+    async with create_engine(load_settings().migration_url).begin() as database:
+        columns = (Task.id, Task.title, Task.description, Task.status, Task.priority)
+        print(json.dumps([list(row) for row in await database.execute(select(*columns).order_by(Task.id))]))
+        print((await database.execute(insert(Task).values(title="next").returning(Task.id))).scalar_one())
+        print((await database.execute(select(func.count(ApiKey.revoked_at)))).scalar_one())
+
+asyncio.run(main())
+"""
+
+
+@only(Combination("sqlite", "uv"), Combination("sqlite", "uv", gpu=True))
+def test_the_readme_says_what_becomes_of_migrations_when_jobs_come_or_go(
+    installed: Service, combination: Combination, github: Path, tmp_path: Path
 ) -> None:
-    lock, its_lock = (locked_packages((each / LOCK).read_text(), "3.12.0") for each in (updated, installed.folder))
-    assert lock == its_lock
-    make = ["make", f"BIN={installed.python.parent}", "--old-file=install"]
-    with reported(combination, "updated, with changes in each module, and tested") as details:
-        if combination.package_manager == "uv":
-            run(*make, "lint", cwd=updated, env=installed.env, timeout=300)
-        printed = run(*make, "test", cwd=updated, env=installed.env, timeout=900).stdout
-        details += re.findall(r"=+ (\d+ passed.*) in ", printed)
-        assert details
-
-
-LOCK = "requirements-dev.txt"
+    env = {**installed.env, **updates.user(github, tmp_path), "PATH": installed.env["PATH"]}
+    project = borrow(installed, updates.render(tmp_path / "project", env, **combination._asdict()))
+    updates.add_column(project)
+    updates.commit(project, env)
+    [row] = [line for line in (project / "README.md").read_text().splitlines() if '`{"gpu": ' in line]
+    answers, *commands = re.findall("`([^`]+)`", row)
+    run("make", "migrate", cwd=project, env=env)
+    run("make", "template-update", f"ARGS=--variables-to-update '{answers}'", cwd=project, env=env)
+    for command in [*commands, "make migrate", "make migration NAME='nothing left'"]:
+        run("sh", "-ec", command, cwd=project, env=env)
+    [drafted] = (project / "migrations" / "versions").glob("*nothing_left.py")
+    assert re.findall("op\\..*", drafted.read_text()) == []
 
 
 class Running(NamedTuple):

@@ -137,9 +137,7 @@ def change(project: Path) -> None:
         name = f"ADDED_TO_{module.stem.strip('_').upper()}"
         module.write_text(f'{module.read_text(encoding="utf-8")}\n\n{name} = "by its user"\n', encoding="utf-8")
     edit(project / "app" / "rest.py", "^@admin_router", ROUTE, count=1)
-    edit(project / "app" / "models.py", "^    due_date: .*", rf"\g<0>\n{COLUMN}")
-    newest = max(path.name for path in (project / "migrations" / "versions").iterdir())[:4]
-    (project / "migrations" / "versions" / "1000_owner.py").write_text(MIGRATION.replace("NEWEST", newest))
+    add_column(project)
     edit(project / "pyproject.toml", '^    "alembic>=.*', r'\g<0>\n    "anyio>=4",')
     for lock in project.glob("requirements*.txt"):
         if "\nanyio==" in lock.read_text():
@@ -149,6 +147,12 @@ def change(project: Path) -> None:
     edit(project / "README.md", r"\A# .*", "# Another title")
     edit(project / "pyproject.toml", "^line-length = 120", "line-length = 110")
     reformat(project)
+
+
+def add_column(project: Path) -> None:
+    edit(project / "app" / "models.py", "^    due_date: .*", rf"\g<0>\n{COLUMN}")
+    newest = max(path.name for path in (project / "migrations" / "versions").iterdir())[:4]
+    (project / "migrations" / "versions" / "1000_owner.py").write_text(MIGRATION.replace("NEWEST", newest))
 
 
 def reformat(project: Path) -> None:

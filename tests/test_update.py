@@ -99,17 +99,9 @@ def test_cookiecutter_renders_what_cruft_does_and_records_it_byte_for_byte(
 ) -> None:
     version = ["--checkout", checkout] if checkout else []
     project = render(tmp_path / "cookiecutter", env | guard(tmp_path / "today"), *version, **answers)
-    command = [
-        "create",
-        ADDRESS,
-        "--no-input",
-        "--output-dir",
-        "cruft",
-        "--extra-context",
-        json.dumps(answers),
-        *version,
-    ]
-    cruft(tmp_path, env | guard(tmp_path / "later", days=400), *command)
+    command = ["create", ADDRESS, "--no-input", "--output-dir", "cruft", *version]
+    later = env | guard(tmp_path / "later", days=400)
+    cruft(tmp_path, later, *command, "--extra-context", json.dumps(answers))
     [created] = (tmp_path / "cruft").iterdir()
     assert tree(project) == tree(created)
     assert b"checkout" in tree(project)[".cruft.json"]

@@ -38,16 +38,8 @@ def serve(template: Path, folder: Path) -> None:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     shutil.copytree(template, work, ignore=shutil.ignore_patterns(".git"), dirs_exist_ok=True)
     commit(work, env)
-    run(
-        "git",
-        "clone",
-        "--quiet",
-        "--bare",
-        work,
-        folder / ADDRESS.removeprefix("https://github.com/"),
-        cwd=folder,
-        env=env,
-    )
+    address = folder / ADDRESS.removeprefix("https://github.com/")
+    run("git", "clone", "--quiet", "--bare", work, address, cwd=folder, env=env)
 
 
 def user(github: Path, home: Path, **changes: str) -> dict[str, str]:
@@ -65,20 +57,9 @@ def user(github: Path, home: Path, **changes: str) -> dict[str, str]:
 
 
 def commit(folder: Path, env: Mapping[str, str]) -> None:
+    author = ["-c", "user.name=tests", "-c", "user.email=tests"]
     run("git", "add", "--all", cwd=folder, env=env)
-    run(
-        "git",
-        "-c",
-        "user.name=tests",
-        "-c",
-        "user.email=tests",
-        "commit",
-        "--quiet",
-        "--message",
-        "-",
-        cwd=folder,
-        env=env,
-    )
+    run("git", *author, "commit", "--quiet", "--message", "-", cwd=folder, env=env)
 
 
 def render(folder: Path, env: Mapping[str, str], *arguments: str, **answers: object) -> Path:

@@ -421,8 +421,10 @@ esac
 class Repository:
     """A project on GitHub, and the weekly runs of its workflow."""
 
-    def __init__(self, project: Path, env: dict[str, str], folder: Path) -> None:
-        self.env = {**env, "PATH": f"{folder}:/usr/bin:/bin", "RUNNER_TEMP": str(folder), "UV_PYTHON": sys.executable}
+    def __init__(self, project: Path, env: dict[str, str], folder: Path, tools: Path) -> None:
+        folder.mkdir()
+        self._tools = tools
+        self.env = {**env, "PATH": f"{folder}:/usr/bin:/bin", "RUNNER_TEMP": str(folder)}
         self.origin = folder / "origin"
         self._folder = folder
         run("git", "clone", "--quiet", "--bare", project, self.origin, cwd=folder, env=env)
@@ -434,9 +436,7 @@ class Repository:
         checkout = Path(tempfile.mkdtemp(dir=self._folder))
         run("git", "clone", "--quiet", self.origin, checkout, cwd=self._folder, env=self.env)
         (checkout / ".venv").mkdir()
-        for name in ("bin", "lib"):
-            (checkout / ".venv" / name).symlink_to(SCRIPTS.parent / name)
-        shutil.copy(SCRIPTS.parent / "pyvenv.cfg", checkout / ".venv")
+        (checkout / ".venv" / "bin").symlink_to(self._tools)
         workflow = actions.load(checkout / ".github" / "workflows" / "template-update.yml")
         context = {"secrets": {"TEMPLATE_UPDATE_TOKEN": token} if token else {}}
         scripts = list(actions.scripts(workflow, "update", context))
@@ -454,9 +454,8 @@ class Repository:
 
 
 @pytest.fixture
-def repository(project: Path, env: dict[str, str], tmp_path: Path) -> Repository:
-    (tmp_path / "runner").mkdir()
-    return Repository(project, env, tmp_path / "runner")
+def repository(project: Path, env: dict[str, str], no_resolver: Path, tmp_path: Path) -> Repository:
+    return Repository(project, env, tmp_path / "runner", no_resolver)
 
 
 def test_what_is_new_in_the_template_is_proposed_once(
@@ -507,12 +506,18 @@ RUNS: list[tuple[Spoil, str, int, str]] = [
 
 @pytest.mark.parametrize(("alter", "token", "status", "told"), RUNS)
 def test_nothing_is_proposed_silently_or_in_vain(
-    alter: Spoil, token: str, status: int, told: str, project: Path, env: dict[str, str], tmp_path: Path
+    alter: Spoil,
+    token: str,
+    status: int,
+    told: str,
+    project: Path,
+    env: dict[str, str],
+    no_resolver: Path,
+    tmp_path: Path,
 ) -> None:
     alter(project, env)
     run("git", "commit", "--quiet", "--all", "--allow-empty", "--message", "-", cwd=project, env=env)
-    (tmp_path / "runner").mkdir()
-    repository = Repository(project, env, tmp_path / "runner")
+    repository = Repository(project, env, tmp_path / "runner", no_resolver)
     assert told in repository.run(token, status)
     assert repository.branches() == ["main"]
     assert repository.calls() == []

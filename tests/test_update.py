@@ -320,8 +320,20 @@ def test_what_could_cost_work_or_cannot_be_done_is_refused_and_changes_nothing(
     assert tree(project) == before
 
 
+COSTLY = "It costs $5, `id` \\ {x} 🚀"
+
+
+def test_the_printed_command_updates_with_the_good_answers(
+    project: Path, env: dict[str, str], no_resolver: Path, tmp_path: Path
+) -> None:
+    printed = template_update(project, env, switch(api_port="80", mcp_port="9000", description=COSTLY), status=2)
+    [command] = re.findall("^  (make template-update .*)", printed, re.MULTILINE)
+    run("sh", "-ec", f"{command} BIN={no_resolver}", cwd=project, env=env)
+    assert tree(project) == as_updated(render(tmp_path / "newest", env, mcp_port="9000", description=COSTLY), project)
+
+
 def switch(**answers: object) -> str:
-    return f"--variables-to-update '{json.dumps(answers)}'" if answers else ""
+    return f"--variables-to-update '{json.dumps(answers)}'".replace("$", "$$") if answers else ""
 
 
 SWITCHED: list[tuple[str, list[Any], dict[str, object]]] = [

@@ -76,7 +76,9 @@ def render_twice(folder: Path, arguments: list[str]) -> Path:
 
 
 def cruft(*arguments: str) -> None:
-    if subprocess.run([sys.executable, "-m", "cruft", *arguments], check=False).returncode:
+    # Where make is told to go, with -C, it leaves this variable. The template finds this project by it, to say what to run.
+    env = {**os.environ, "PWD": str(HERE)}
+    if subprocess.run([sys.executable, "-m", "cruft", *arguments], env=env, check=False).returncode:
         sys.exit("template-update: nothing was changed, for the reason above.")
 
 

@@ -1,11 +1,11 @@
 # The tasks of the template itself. `make` lists them.
 .DEFAULT_GOAL := help
 
-# Python 3.10 or newer, from PATH or from pyenv.
+# Python 3.11 or newer, from PATH or from pyenv.
 ifndef PYTHON
-PYTHON := $(shell for python in python3 python3.10 python3.11 python3.12 python3.13 python3.14 python \
-	"$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/3.1[0-9].*/bin/python; do \
-	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null && command -v "$$python" && break; done)
+PYTHON := $(shell for python in python3 python3.11 python3.12 python3.13 python3.14 python \
+	"$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/3.1[1-9].*/bin/python; do \
+	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && command -v "$$python" && break; done)
 endif
 BIN := .venv/bin
 OUTPUT ?= ..
@@ -33,7 +33,7 @@ locks: .venv/requirements-dev ## Resolve the rendered services' dependencies; AR
 	$(BIN)/python scripts/refresh_locks.py $(ARGS)
 
 .PHONY: lock
-COMPILE = $(BIN)/uv pip compile --quiet --no-python-downloads --universal --python-version 3.10 --generate-hashes \
+COMPILE = $(BIN)/uv pip compile --quiet --no-python-downloads --universal --python-version 3.11 --generate-hashes \
 	--no-strip-extras --annotation-style line --custom-compile-command 'make lock' pyproject.toml
 lock: .venv/requirements-dev ## Resolve pyproject.toml into requirements*.txt; ARGS=--upgrade takes newer versions
 	$(COMPILE) $(ARGS) --output-file requirements.txt
@@ -45,7 +45,7 @@ refresh: .venv/requirements-dev ## Take newer dependencies and actions; print wh
 
 .PHONY: release
 release: ## Prepare VERSION=v1.2.3: the changelog, the version, and the questions that later versions must keep
-	@[ -n '$(PYTHON)' ] || { echo 'make: needs Python 3.10 or newer' >&2; exit 1; }
+	@[ -n '$(PYTHON)' ] || { echo 'make: needs Python 3.11 or newer' >&2; exit 1; }
 	@$(PYTHON) scripts/release.py '$(VERSION)'
 
 .PHONY: notes
@@ -58,7 +58,7 @@ notes: ## Print what CHANGELOG.md says of VERSION=v1.2.3
 	@touch $@
 
 .venv/bin/pip:
-	@[ -n '$(PYTHON)' ] || { echo 'make: needs Python 3.10 or newer' >&2; exit 1; }
+	@[ -n '$(PYTHON)' ] || { echo 'make: needs Python 3.11 or newer' >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "make: $(PYTHON) cannot make virtual environments:" \
 		"install its venv package, such as python3-venv on Debian and Ubuntu" >&2; exit 1; }
 	$(PYTHON) -m venv .venv

@@ -7,7 +7,7 @@ import json
 import os
 import sqlite3
 from collections.abc import Awaitable, Callable
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 URL = os.environ["DATABASE_URL"]
@@ -40,7 +40,7 @@ class Sqlite:
             return list(await cursor.fetchall())
 
     async def add(self, title: str) -> Any:
-        now = datetime.now(timezone.utc)
+        now = datetime.now(UTC)
         async with self.writer.execute(
             "INSERT INTO tasks (title, status, priority, created_at, updated_at) "
             f"VALUES (?, 'todo', 'normal', ?, ?) RETURNING {COLUMNS}",
@@ -67,7 +67,7 @@ class Postgres:
             "INSERT INTO tasks (title, status, priority, created_at, updated_at) "
             f"VALUES ($1, 'todo', 'normal', $2, $2) RETURNING {COLUMNS}",
             title,
-            datetime.now(timezone.utc),
+            datetime.now(UTC),
         )
 
 

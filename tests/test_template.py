@@ -43,7 +43,7 @@ def test_make_new_renders_beside_the_clone_and_installs_only_what_that_takes(clo
 @pytest.mark.parametrize(
     ("python", "lack"),
     [
-        ("exit 1", "needs Python 3.10 or newer"),
+        ("exit 1", "needs Python 3.11 or newer"),
         ('case "$*" in *ensurepip*) exit 1 ;; esac', "cannot make virtual environments: install its venv package"),
     ],
 )

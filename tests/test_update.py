@@ -303,6 +303,7 @@ REFUSED: list[tuple[Spoil, dict[str, str], str]] = [
     (moved, {}, "no template answers at https://github.com/your-org/moved.git"),
     (offline, {}, f"no template answers at {ADDRESS}"),
     (unaltered, {"api_port": "80"}, "api_port '80' must be a whole number from 1024 to 65535"),
+    (unaltered, {"databse": "postgres"}, "The template does not ask for databse"),
     (unaltered, {"project_slug": "Über"}, "project_slug 'Über' must be lower-case letters"),
     (unaltered, {"database": "mysql"}, "the choices are ['sqlite', 'postgres']"),
     (unaltered, {"gpu": "perhaps"}, "perhaps provided for variable gpu could not be converted to a boolean"),

@@ -4,6 +4,7 @@ cruft renders the template as it was and as it is, and git merges the difference
 patch, which does not fit anywhere if it does not fit in one place, such as a file that was changed here and removed there.
 """
 
+import argparse
 import json
 import os
 import shutil
@@ -63,16 +64,29 @@ def find_obstacle() -> str | None:
 def render_twice(folder: Path, arguments: list[str]) -> Path:
     """A repository that holds this project as the template made it, and in a second commit as it makes it now."""
     origin = json.loads(ORIGIN.read_text())
-    answers = {name: value for name, value in origin["context"]["cookiecutter"].items() if not name.startswith("_")}
-    version = ["--checkout", origin["commit"], "--extra-context", json.dumps(answers)]
+    version = ["--checkout", origin["commit"], "--extra-context", json.dumps(answers_in(ORIGIN))]
     cruft("create", origin["template"], "--no-input", "--output-dir", str(folder), *version)
     [render] = folder.iterdir()
     shutil.copy(ORIGIN, render)
     git("init", "--quiet", "--template=", cwd=render)
     commit(render)
     cruft("update", "--skip-apply-ask", "--project-dir", str(render), *arguments)
+    if unknown := changed_answers(arguments) - answers_in(render / ORIGIN.name).keys():
+        sys.exit(f"template-update: nothing was changed. The template does not ask for {', '.join(sorted(unknown))}.")
     commit(render)
     return render
+
+
+def answers_in(origin: Path) -> dict[str, object]:
+    context = json.loads(origin.read_text())["context"]["cookiecutter"]
+    return {name: value for name, value in context.items() if not name.startswith("_")}
+
+
+def changed_answers(arguments: list[str]) -> set[str]:
+    """The questions of which cruft was given other answers; those that it does not know it takes in silence."""
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    parser.add_argument("--variables-to-update", type=json.loads, default={})
+    return set(parser.parse_known_args(arguments)[0].variables_to_update)
 
 
 def cruft(*arguments: str) -> None:

@@ -16,7 +16,12 @@ from markdown_it import MarkdownIt
 from packaging.requirements import Requirement
 
 # What the READMEs ask for besides Python, and what the recipes of the Makefiles call.
-TOOLS = ["git", "make", "sh", *("chmod", "date", "expand", "grep", "hostname", "rm", "sed", "touch")]
+TOOLS = [
+    "git",
+    "make",
+    "sh",
+    *("chmod", "cmp", "cp", "date", "expand", "grep", "hostname", "mkdir", "rm", "sed", "touch"),
+]
 
 # What is used where it is there: by the services' READMEs, by some of their tests, by their PostgreSQL if run as root.
 OPTIONAL_TOOLS = ["curl", "openssl", "pgbouncer", "prlimit", "setpriv", "useradd"]

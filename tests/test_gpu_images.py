@@ -73,9 +73,10 @@ def images(bake: Bake, combination: Combination) -> Iterator[Images]:
 
 
 @pytest.mark.usefixtures("alone")
-@only(*(each for each in WITH_GPU if each.database == "postgres"))  # test_images.py has the one on SQLite
-def test_its_own_tests_pass_inside(images: Images, combination: Combination) -> None:
-    run_tests_inside(build_stage(images.folder, "ci"), combination)
+@only(*WITH_GPU[1:])  # test_images.py and test_run.py have the first
+def test_its_own_tests_pass_inside_after_changes_and_an_update(updated: Path, combination: Combination) -> None:
+    require_docker()
+    run_tests_inside(build_stage(updated, "ci"), combination)
 
 
 def production_of(folder: Path) -> Any:

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 folders = Path(os.environ["BUILDKIT_SCAN_SOURCE"]).rglob("*.dist-info")
-packages = [folder.name.removesuffix(".dist-info").split("-") for folder in folders]
+packages = [folder.name.removesuffix(".dist-info").replace("_", "-").rsplit("-", 1) for folder in folders]
 statement = {
     "_type": "https://in-toto.io/Statement/v0.1",
     "predicateType": "https://spdx.dev/Document",

@@ -52,6 +52,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByCombinatio
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
+    docker.remove_what_was_built()
     if hasattr(session.config, "workeroutput"):
         session.config.workeroutput["steps"] = steps
     elif own_folder and not session.testsfailed:

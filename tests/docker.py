@@ -45,9 +45,21 @@ def docker(*arguments: str | Path, status: int = 0, timeout: float = 120, stdin:
     ).stdout.strip()
 
 
+_built: set[str] = set()
+
+
 def build(folder: Path, target: str, *arguments: str) -> str:
     """The id of the image of a stage."""
-    return docker("build", "--quiet", f"--target={target}", *arguments, folder, timeout=900)
+    image = docker("build", "--quiet", f"--target={target}", *arguments, folder, timeout=900)
+    _built.add(image)
+    return image
+
+
+def remove_what_was_built() -> None:
+    """Remove the images of `build`, but for those that another process has built as well and runs."""
+    for image in _built:
+        subprocess.run(["docker", "image", "rm", image], capture_output=True, check=False)
+    _built.clear()
 
 
 class Answer(NamedTuple):

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests import actions
-from tests.docker import Container, call, container, docker
+from tests.docker import Container, build, call, container, docker
 from tests.machine import environment, run, wait_until
 
 USER, PASSWORD = "user-for-tests", "password-for-tests"
@@ -97,7 +97,7 @@ class GitHub:
 @contextmanager
 def github(project: Path, folder: Path) -> Iterator[GitHub]:
     """GitHub with the project as its repository; `folder` is an empty one."""
-    image = docker("build", "--quiet", HERE, timeout=600)
+    image = build(HERE, "machine")
     run("git", "clone", "--quiet", "--bare", project, folder / "repository", cwd=folder, env=environment())
     password = folder / "htpasswd"
     password.write_text(HTPASSWD)

@@ -81,7 +81,7 @@ def stack(folder: Path, *files: Path, **variables: str) -> Iterator[Stack]:
     try:
         yield made
     finally:
-        made.compose("down", "--volumes", "--timeout=20", "--remove-orphans")
+        made.compose("down", "--volumes", "--rmi=local", "--timeout=20", "--remove-orphans")
 
 
 def render(bake: Bake, combination: Combination) -> Path:

@@ -68,6 +68,8 @@ def images(bake: Bake, combination: Combination) -> Iterator[Images]:
     assert "[cuda " not in printed, "a build without GPU downloaded CUDA"
     with reported(combination, "built the worker's image"):
         build(folder, "--build-arg=ENABLE_GPU=true", f"--tag={images.worker}")
+    # Where another process made the same layer at the same time, the cache has two of it: of these it gave one just now.
+    build(folder, f"--tag={images.service}")
     yield images
     docker("rmi", images.service, images.worker)
 

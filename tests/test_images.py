@@ -28,6 +28,7 @@ from tests.docker import (
     container,
     docker,
     network,
+    remove_what_was_built,
     require_docker,
     volume,
 )
@@ -88,14 +89,15 @@ class Project(NamedTuple):
 
 
 @pytest.fixture(scope="session")
-def project(bake: Bake, combination: Combination) -> Project:
+def project(bake: Bake, combination: Combination) -> Iterator[Project]:
     require_docker()
     folder = bake(**combination._asdict(), project_name=HOSTILE_NAME)
     stages = {}
     for stage in STAGES:
         with reported(combination, f"built the stage {stage}"):
             stages[stage] = build(folder, stage)
-    return Project(combination, folder, stages)
+    yield Project(combination, folder, stages)
+    remove_what_was_built()
 
 
 @pytest.fixture(scope="session")

@@ -63,13 +63,15 @@ def images(bake: Bake, combination: Combination) -> Iterator[Images]:
     folder = bake(**combination._asdict(), api_port=free_port(), mcp_port=free_port(), registry=registry)
     names = [service["image"].partition(":")[0] for service in (production_of(folder), worker_on_a_gpu(folder))]
     images = Images(folder, *(f"{name}:one" for name in names))
-    printed = build(folder, f"--tag={images.service}")
-    assert "[builder " in printed
-    assert "[cuda " not in printed, "a build without GPU downloaded CUDA"
-    with reported(combination, "built the worker's image"):
-        build(folder, "--build-arg=ENABLE_GPU=true", f"--tag={images.worker}")
-    # Where another process made the same layer at the same time, the cache has two of it: of these it gave one just now.
-    build(folder, f"--tag={images.service}")
+    with reported(combination, "built both images"):
+        # Where builds of other processes begin a step at the same time, the engine may not find it for the next one.
+        for _ in range(3):
+            printed = build(folder, f"--tag={images.service}")
+            assert "[builder " in printed
+            assert "[cuda " not in printed, "a build without GPU downloaded CUDA"
+            build(folder, "--build-arg=ENABLE_GPU=true", f"--tag={images.worker}")
+            if shares_all_layers(images):
+                break
     yield images
     docker("rmi", images.service, images.worker)
 
@@ -93,9 +95,13 @@ def config(image: str) -> Any:
     return json.loads(docker("image", "inspect", image))[0]
 
 
-def test_it_is_the_service_s_image_and_one_layer_more(images: Images) -> None:
+def shares_all_layers(images: Images) -> bool:
     service, worker = (config(image)["RootFS"]["Layers"] for image in (images.service, images.worker))
-    assert worker[:-1] == service
+    return bool(worker[:-1] == service)
+
+
+def test_it_is_the_service_s_image_and_one_layer_more(images: Images) -> None:
+    assert shares_all_layers(images)
 
 
 def test_its_size_is_within_the_limit(images: Images, combination: Combination) -> None:

@@ -92,18 +92,19 @@ def bake(cookies_session: Cookies) -> Bake:
     return bake
 
 
-def for_each(combinations: list[Combination]) -> Any:
-    """The fixture `combination`, for a module whose tests run for each of these."""
-
-    @pytest.fixture(scope="session", params=combinations, ids=str)
-    def combination(request: pytest.FixtureRequest) -> Combination:
-        found: Combination = request.param
-        return found
-
-    return combination
+@pytest.fixture(scope="session")
+def combination(request: pytest.FixtureRequest) -> Combination:
+    """The one fixture of this name: if modules had their own, pytest would hand what is made of one to the tests of others."""
+    found: Combination = request.param
+    return found
 
 
-combination = for_each(COMBINATIONS)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test that takes a combination for those in `RUN_FOR` of its module, or for all, unless it says for which."""
+    said = any("combination" in mark.args[0] for mark in metafunc.definition.iter_markers("parametrize"))
+    if "combination" in metafunc.fixturenames and not said:
+        run_for = getattr(metafunc.module, "RUN_FOR", COMBINATIONS)
+        metafunc.parametrize("combination", run_for, ids=str, indirect=True, scope="session")
 
 
 def only(*combinations: Combination) -> pytest.MarkDecorator:

@@ -13,11 +13,11 @@ import pytest
 import yaml
 
 from tests.combinations import WITHOUT_GPU, Combination
-from tests.conftest import Bake, for_each, reported
+from tests.conftest import Bake, reported
 from tests.docker import PREFIX, SECRET, Answer, Container, build, call, docker, require_docker
 from tests.machine import code_blocks, environment, free_port, run, wait_until
 
-combination = for_each(WITHOUT_GPU)  # test_gpu_images.py has the stacks with a worker
+RUN_FOR = WITHOUT_GPU  # test_gpu_images.py has the stacks with a worker
 
 RETRY_SECONDS = 60.0
 REPLICAS = 3

@@ -10,14 +10,14 @@ import pytest
 import yaml
 
 from tests.combinations import WITH_GPU, Combination
-from tests.conftest import Bake, for_each, only, reported
+from tests.conftest import Bake, only, reported
 from tests.docker import HARDENED, PREFIX, call, docker, require_docker
 from tests.docker import build as build_stage
 from tests.machine import environment, free_port, run, wait_until
 from tests.test_compose import Stack, fill_in, ports, stack, url
 from tests.test_images import run_tests_inside
 
-combination = for_each(WITH_GPU)
+RUN_FOR = WITH_GPU
 
 SIZE_LIMIT = 1_300_000_000
 """Bytes, as `docker export` writes them."""
@@ -80,6 +80,7 @@ def images(bake: Bake, combination: Combination) -> Iterator[Images]:
 @only(*WITH_GPU[1:])  # test_images.py and test_run.py have the first
 def test_its_own_tests_pass_inside_after_changes_and_an_update(updated: Path, combination: Combination) -> None:
     require_docker()
+    assert (updated / "requirements-gpu.txt").exists()
     run_tests_inside(build_stage(updated, "ci"), combination)
 
 

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import pytest
 
 from tests.combinations import WITH_AND_WITHOUT_GPU, Combination
-from tests.conftest import Bake, for_each, only, reported
+from tests.conftest import Bake, only, reported
 from tests.docker import (
     HARDENED,
     PREFIX,
@@ -64,7 +64,7 @@ ALLOWED = [
 ]
 
 
-combination = for_each(WITH_AND_WITHOUT_GPU)
+RUN_FOR = WITH_AND_WITHOUT_GPU
 on_sqlite = only(*(each for each in WITH_AND_WITHOUT_GPU if each.database == "sqlite"))
 once = only(WITH_AND_WITHOUT_GPU[0])
 

@@ -16,7 +16,7 @@ import pytest
 
 from tests import docker, updates
 from tests.combinations import WITH_AND_WITHOUT_GPU, WITH_GPU, Combination
-from tests.conftest import Bake, for_each, only, reported
+from tests.conftest import Bake, only, reported
 from tests.machine import (
     MCP_CALL,
     PACKAGES,
@@ -30,7 +30,7 @@ from tests.machine import (
     wait_until,
 )
 
-combination = for_each(WITH_AND_WITHOUT_GPU)
+RUN_FOR = WITH_AND_WITHOUT_GPU
 
 UV = SCRIPTS / "uv"
 
@@ -82,14 +82,17 @@ def render(bake: Bake, combination: Combination, path: str) -> Service:
 
 
 @pytest.fixture(scope="session")
-def installed(bake: Bake, combination: Combination, python: Path, tmp_path_factory: pytest.TempPathFactory) -> Service:
+def installed(
+    bake: Bake, combination: Combination, python: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Service]:
     """Installed on a machine that has Python 3.12 or newer, but no uv."""
     path = make_path(tmp_path_factory.mktemp("path") / "bin", **{"python3.12": python})
     service = render(bake, combination, path)
     packages = (service.folder / "requirements-dev.txt").read_text().count("==")
     with reported(combination, f"installed the lock of {packages} packages, without uv on PATH"):
         service.make("install")
-    return service
+    yield service
+    shutil.rmtree(service.python.parent.parent)
 
 
 def test_exactly_the_lock_is_installed_and_stays(installed: Service) -> None:

@@ -23,7 +23,7 @@ RETRY_SECONDS = 60.0
 REPLICAS = 3
 
 PROXY = """
-FROM python:3.12-slim
+FROM python:3.12-slim AS proxy
 RUN apt-get update && apt-get install --yes --no-install-recommends haproxy
 COPY haproxy.cfg /etc/haproxy/haproxy.cfg
 CMD ["haproxy", "-f", "/etc/haproxy/haproxy.cfg"]
@@ -246,7 +246,7 @@ def proxy(production: Stack, tmp_path: Path) -> Iterator[int]:
     configuration = PROXY_CONFIGURATION.replace("NAME", name).replace("API_PORT", str(ports(production.folder)[0]))
     (tmp_path / "haproxy.cfg").write_text(configuration)
     (tmp_path / "Dockerfile").write_text(PROXY)
-    image = docker("build", "--quiet", tmp_path, timeout=300)
+    image = build(tmp_path, "proxy")
     network = f"{production.env['COMPOSE_PROJECT_NAME']}_edge"
     publish = "--publish=127.0.0.1::8000"
     proxy = Container(docker("run", "--detach", f"--network={network}", publish, image))

@@ -94,7 +94,7 @@ def bake(cookies_session: Cookies) -> Bake:
 
 @pytest.fixture(scope="session")
 def combination(request: pytest.FixtureRequest) -> Combination:
-    """The one fixture of this name: if modules had their own, pytest would hand what is made of one to the tests of others."""
+    """The only fixture of this name. Were it overridden in a module, what depends on it would stay that of another module."""
     found: Combination = request.param
     return found
 

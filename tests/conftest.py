@@ -40,14 +40,32 @@ def reported(combination: Combination, what: str) -> Iterator[list[str]]:
     steps.append((str(combination), ": ".join([what, *details]), time.monotonic() - started))
 
 
+# The workflows, which take most of the disk, while there is little else on it; then the combinations that take longest, so
+# that the processes end together: those with uv have also what runs once, and those with jobs have twice the tests.
+LONGEST_FIRST = sorted(COMBINATIONS, key=lambda each: (each.package_manager != "uv", not each.gpu))
+FIRST = ["test_pipeline.py", *map(str, LONGEST_FIRST)]
+
+
+def place(nodeid: str) -> int:
+    """Where in `FIRST` a test is, or behind all of these."""
+    found = (number for number, name in enumerate(FIRST) if re.search(rf"[/\[-]{name}[:\]-]", nodeid))
+    return next(found, len(FIRST))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: place(item.nodeid))
+
+
 class ByCombination(LoadScopeScheduling):  # type: ignore[misc]
     """Runs all tests of a combination in one process, which installs it once; any other test where there is room."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return next((str(each) for each in COMBINATIONS if re.search(rf"[\[-]{each}[\]-]", nodeid)), nodeid)
+        return nodeid if place(nodeid) in (0, len(FIRST)) else FIRST[place(nodeid)]
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByCombination:
+    config.option.loadscopereorder = False
     return ByCombination(config, log)
 
 
@@ -144,7 +162,7 @@ def github(template_clone: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 @pytest.fixture(scope="session")
 def updated(combination: Combination, github: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project from the release before, changed in every module, and then updated."""
+    """A project from the release before, changed in every module, and then updated; to be read only."""
     folder = tmp_path_factory.mktemp("updated")
     env = updates.user(github, folder)
     project = updates.render(folder / "project", env, "--checkout", updates.RELEASE, **combination._asdict())

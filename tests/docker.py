@@ -48,9 +48,9 @@ def docker(*arguments: str | Path, status: int = 0, timeout: float = 120, stdin:
 _built: set[str] = set()
 
 
-def build(folder: Path, target: str, *arguments: str) -> str:
+def build(folder: Path, target: str, *arguments: str, stdin: str = "") -> str:
     """The id of the image of a stage."""
-    image = docker("build", "--quiet", f"--target={target}", *arguments, folder, timeout=900)
+    image = docker("build", "--quiet", f"--target={target}", *arguments, folder, timeout=900, stdin=stdin)
     _built.add(image)
     return image
 

@@ -1,7 +1,7 @@
 """GitHub made of containers: machines that execute the steps of a job, caches, artifacts, and a registry to publish to."""
 
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,7 +23,7 @@ ACTIONS = {
     "actions/cache": '[ ! -e "$STORED" ] || { mkdir -p "${INPUT_PATH%/*}" && cp -a "$STORED" "$INPUT_PATH"; }',
     "actions/download-artifact": "cp /github/artifacts/$INPUT_PATTERN/* .",
     "actions/setup-python": 'python --version | grep -F "$INPUT_PYTHON_VERSION"',
-    "actions/upload-artifact": 'mkdir -p "/github/artifacts/$INPUT_NAME" && cp $INPUT_PATH "/github/artifacts/$INPUT_NAME"',
+    "actions/upload-artifact": 'mkdir -p "/github/artifacts/$INPUT_NAME" && mv $INPUT_PATH "/github/artifacts/$INPUT_NAME"',
     "anchore/scan-action/download-grype": "test -x /opt/tools/grype",
     "astral-sh/setup-uv": 'pip install --quiet "$(grep -o ^uv==[0-9.]* "$INPUT_VERSION_FILE")"',
     "docker/login-action": 'docker login --username "$INPUT_USERNAME" --password-stdin "$INPUT_REGISTRY" <<< "$INPUT_PASSWORD"',
@@ -67,15 +67,17 @@ class GitHub:
         file.unlink(missing_ok=True)
         return calls
 
-    def run_job(self, workflow: actions.Workflow, name: str, context: actions.Context) -> dict[str, str]:
-        """Execute the steps of a job, in their order, on a machine of its own, and give what each of them printed."""
+    def run_job(
+        self, workflow: actions.Workflow, name: str, context: actions.Context, done: Collection[str] = ()
+    ) -> dict[str, str]:
+        """Execute the steps of a job that are not done, on a machine of its own, and give what each of them printed."""
         printed = {}
         context = {**context, "runner": {"arch": "X64"}, "steps": OUTPUTS}
         job = workflow["jobs"][name]
         afterwards = []
         with self.machine() as machine:
             for step in job["steps"]:
-                if not actions.condition(step.get("if", "true"), context):
+                if step["name"] in done or not actions.condition(step.get("if", "true"), context):
                     continue
                 env = {"CI": "true", "GITHUB_REF_NAME": context["github"]["ref_name"]}
                 env |= actions.environment(context, workflow, job, step)

@@ -13,11 +13,14 @@ import pytest
 import yaml
 
 from tests.combinations import WITHOUT_GPU, Combination
-from tests.conftest import Bake, reported
+from tests.conftest import Bake, only, reported
 from tests.docker import PREFIX, SECRET, Answer, Container, build, call, docker, require_docker
 from tests.machine import code_blocks, environment, free_port, run, wait_until
 
 RUN_FOR = WITHOUT_GPU  # test_gpu_images.py has the stacks with a worker
+
+# What does not differ by package manager, and takes a minute.
+with_uv = only(*(each for each in WITHOUT_GPU if each.package_manager == "uv"))
 
 RETRY_SECONDS = 60.0
 REPLICAS = 3
@@ -222,6 +225,7 @@ def test_the_database_does_not_get_the_service_s_secrets(production: Stack, comb
         assert not {f"API_KEY_SECRET={SECRET}", f"ADMIN_API_KEY={SECRET}"} & set(database.inspect()["Config"]["Env"])
 
 
+@with_uv
 def test_a_backup_is_made_and_restored_as_the_readme_says(production: Stack, combination: Combination) -> None:
     save, restore = code_blocks(production.folder / "README.md", "Backup", "sh")
     key = production.issue_key("backup")
@@ -296,6 +300,7 @@ def clients(url: str, key: str) -> Iterator[list[Client]]:
     assert [client.lost for client in working] == [[], []]
 
 
+@with_uv
 def test_several_containers_serve_behind_a_proxy_and_a_new_image_loses_no_request(
     production: Stack, proxy: int, combination: Combination
 ) -> None:

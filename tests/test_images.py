@@ -144,16 +144,33 @@ def key(running: Container) -> str:
     return running.issue_key()
 
 
+UPDATED = """
+FROM {} AS updated
+COPY --chown=1000 . /updated
+WORKDIR /updated
+"""
+
+
 @pytest.mark.usefixtures("alone")
-def test_its_own_tests_pass_inside(project: Project) -> None:
-    with_coverage = project.combination.package_manager == "uv"
-    printed = run_tests_inside(project.stages["ci"], project.combination, with_coverage=with_coverage)
+def test_its_own_tests_pass_inside_after_changes_and_an_update(project: Project, updated: Path) -> None:
+    """In the stage `ci`, with the source of the updated project: that one has the same packages."""
+    locks = [(folder / "requirements-dev.txt").read_text() for folder in (updated, project.folder)]
+    assert locked_packages(locks[0], "3.12.0") == locked_packages(locks[1], "3.12.0")
+    name = f"{PREFIX}-ci-{project.combination}"
+    docker("tag", project.stages["ci"], name)
+    try:
+        image = build(updated, "updated", "--file=-", stdin=UPDATED.format(name))
+    finally:
+        docker("rmi", name)
+    with_coverage = project.combination == WITH_AND_WITHOUT_GPU[0]
+    printed = run_tests_inside(image, project.combination, with_coverage=with_coverage)
     assert bool(re.search(r"^TOTAL .* \d+%$", printed, re.MULTILINE)) is with_coverage
 
 
 def run_tests_inside(image: str, combination: Combination, *, with_coverage: bool = False) -> str:
-    """What they print. Coverage would take a quarter more of the time."""
+    """What they print. Coverage would take a quarter more of the time, and each process of theirs some seconds."""
     command: list[str] = json.loads(docker("image", "inspect", "--format={{json .Config.Cmd}}", image))
+    command.append("--numprocesses=2")
     if not with_coverage:
         command.remove("--cov")
     with reported(combination, "tested inside the stage ci") as details:

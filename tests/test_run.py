@@ -1,4 +1,4 @@
-"""Each combination installed from its lock, checked and tested by its own Makefile, and run as its README says."""
+"""Combinations installed from their lock, checked and tested by their own Makefile, and run as their README says."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from typing import NamedTuple
 import pytest
 
 from tests import docker, updates
-from tests.combinations import WITH_AND_WITHOUT_GPU, WITH_GPU, Combination
+from tests.combinations import WITH_GPU, WITHOUT_GPU, Combination
 from tests.conftest import Bake, only, reported
 from tests.machine import (
     MCP_CALL,
@@ -30,7 +30,10 @@ from tests.machine import (
     wait_until,
 )
 
-RUN_FOR = WITH_AND_WITHOUT_GPU
+POSTGRES = Combination("postgres", "uv")
+# Each package manager, each database, and jobs: at home they meet in nothing. test_images.py has the others as well.
+RUN_FOR = [*(each for each in WITHOUT_GPU if each.database == "sqlite"), POSTGRES, WITH_GPU[0]]
+once = only(WITHOUT_GPU[0])
 
 UV = SCRIPTS / "uv"
 
@@ -111,16 +114,6 @@ def test_the_lock_for_production_is_part_of_the_one_for_development(installed: S
     assert production.items() < development.items()
 
 
-# What does not differ by package manager, and takes a minute.
-with_uv = only(*(each for each in WITH_AND_WITHOUT_GPU if each.package_manager == "uv"))
-
-
-@with_uv
-def test_its_style_and_types_are_clean(installed: Service, combination: Combination) -> None:
-    with reported(combination, "checked by its own `make lint`"):
-        installed.make("lint")
-
-
 @pytest.fixture(scope="session")
 def staged(installed: Service) -> Service:
     """As a repository that checks each commit, before the first one."""
@@ -154,7 +147,7 @@ BAD_FILES = {
 }
 
 
-@with_uv
+@once
 def test_bad_files_are_not_committed(staged: Service) -> None:
     names = [name for name, _ in BAD_FILES.values()]
     try:
@@ -167,7 +160,7 @@ def test_bad_files_are_not_committed(staged: Service) -> None:
         run("git", "rm", "--quiet", "--force", *names, cwd=staged.folder, env=staged.env)
 
 
-@with_uv
+@once
 def test_a_lock_that_does_not_fit_is_not_committed_but_mended(staged: Service) -> None:
     files = [staged.folder / name for name in ("pyproject.toml", "requirements.txt", "requirements-dev.txt")]
     before = [file.read_text() for file in files]
@@ -184,27 +177,22 @@ def test_a_lock_that_does_not_fit_is_not_committed_but_mended(staged: Service) -
 
 
 @pytest.mark.usefixtures("alone")
-def test_its_own_tests_pass_also_after_changes_and_an_update(
-    installed: Service, updated: Path, combination: Combination
-) -> None:
-    locks = [(folder / "requirements-dev.txt").read_text() for folder in (updated, installed.folder)]
-    assert locked_packages(locks[0], "3.12.0") == locked_packages(locks[1], "3.12.0")
-    make = ["make", "test", f"BIN={installed.python.parent}", "--old-file=install"]
-    # With Docker, they run in the image as they were rendered.
-    for folder in [updated, *([installed.folder] if docker.lacks() else [])]:
-        with reported(combination, "tested by its own `make test`") as details:
-            printed = run(*make, cwd=folder, env=installed.env, timeout=900).stdout
-            details += re.findall(r"=+ (\d+ passed.*) in ", printed)
-            assert details
+def test_its_own_tests_pass(installed: Service, combination: Combination) -> None:
+    """All of them once, and where there is no Docker: with it, test_images.py runs them for each combination."""
+    chosen = [] if docker.lacks() or combination == POSTGRES else ["ARGS=tests/test_rest.py"]
+    with reported(combination, "tested by its own `make test`") as details:
+        details += re.findall(r"=+ (\d+ passed.*) in ", installed.make("test", *chosen, timeout=900))
+        assert details
 
 
-@with_uv
+@only(POSTGRES, WITH_GPU[0])
 def test_its_style_and_types_are_clean_after_changes_and_an_update(
-    installed: Service, updated: Path, combination: Combination
+    installed: Service, updated: Path, combination: Combination, tmp_path: Path
 ) -> None:
+    changed = shutil.copytree(updated, tmp_path / updated.name)
     with reported(combination, "changed by its user, updated, and checked by its own `make lint`"):
         make = ["make", "lint", f"BIN={installed.python.parent}", "--old-file=install"]
-        run(*make, cwd=updated, env=installed.env, timeout=300)
+        run(*make, cwd=changed, env=installed.env, timeout=300)
 
 
 def borrow(installed: Service, project: Path) -> Path:
@@ -228,7 +216,7 @@ with engine.begin() as connection:
 """
 
 
-@only(Combination("postgres", "uv"))
+@only(POSTGRES)
 def test_the_readme_leads_from_sqlite_to_postgresql(installed: Service, baked: Path, tmp_path: Path) -> None:
     project = borrow(installed, shutil.copytree(baked, tmp_path / "task-service"))
     run(installed.python, "-c", ROWS, cwd=project, env=installed.env)

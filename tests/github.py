@@ -13,7 +13,8 @@ USER, PASSWORD = "user-for-tests", "password-for-tests"
 HTPASSWD = f"{USER}:$2y$05$abcdefghijklmnopqrstuuSU5vwaYBWSYOCciTXroVDtS8FNZ9KTy"
 """The line that lets this user in, with bcrypt: htpasswd -nbBC 5 USER PASSWORD."""
 
-BASES = ["python:3.12-slim", "postgres:18"]
+BASE = "python:3.12-slim"
+DATABASE = "postgres:18"
 SBOM_GENERATOR = "docker/buildkit-syft-scanner:stable-1"
 HERE = Path(__file__).parent / "runner"
 
@@ -109,14 +110,15 @@ def github(project: Path, folder: Path) -> Iterator[GitHub]:
         container(*authentication, "registry:2") as registry,
         container("--publish=127.0.0.1::5000", "registry:2") as mirror,
     ):
-        fill(mirror)
+        has_database = DATABASE in (project / "compose.yaml").read_text()
+        fill(mirror, [BASE, SBOM_GENERATOR, *([DATABASE] if has_database else [])])
         yield GitHub(folder, image, registry, mirror)
 
 
-def fill(mirror: Container) -> None:
+def fill(mirror: Container, images: list[str]) -> None:
     """Put what builds pull from Docker Hub into its mirror: a machine here may not reach Docker Hub itself."""
     host = f"localhost:{mirror.port(5000)}"
-    names = {image: f"{host}/{image if '/' in image else f'library/{image}'}" for image in [*BASES, SBOM_GENERATOR]}
+    names = {image: f"{host}/{image if '/' in image else f'library/{image}'}" for image in images}
     wait_until(lambda: call(f"http://{host}/v2/").status == 200, timeout=30, what=lambda: "the mirror answers")
     for image, name in names.items():
         if is_here(image):

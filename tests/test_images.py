@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.combinations import WITH_AND_WITHOUT_GPU, Combination
+from tests.combinations import WITH_AND_WITHOUT_GPU, WITHOUT_GPU, Combination
 from tests.conftest import Bake, only, reported
 from tests.docker import (
     HARDENED,
@@ -65,7 +65,10 @@ ALLOWED = [
 
 
 RUN_FOR = WITH_AND_WITHOUT_GPU
-on_sqlite = only(*(each for each in WITH_AND_WITHOUT_GPU if each.database == "sqlite"))
+# What does not differ by package manager.
+with_uv = only(*(each for each in WITH_AND_WITHOUT_GPU if each.package_manager == "uv"))
+# What does not differ by database.
+on_sqlite = only(*(each for each in WITHOUT_GPU if each.database == "sqlite"))
 once = only(WITH_AND_WITHOUT_GPU[0])
 
 JUNK = [".env", "README.md", "app/__pycache__/main.cpython-312.pyc", "app/.env", "app/notes.md", "migrations/.DS_Store"]
@@ -162,22 +165,17 @@ def test_its_own_tests_pass_inside_after_changes_and_an_update(project: Project,
         image = build(updated, "updated", "--file=-", stdin=UPDATED.format(name))
     finally:
         docker("rmi", name)
-    with_coverage = project.combination == WITH_AND_WITHOUT_GPU[0]
-    printed = run_tests_inside(image, project.combination, with_coverage=with_coverage)
-    assert bool(re.search(r"^TOTAL .* \d+%$", printed, re.MULTILINE)) is with_coverage
+    run_tests_inside(image, project.combination)
 
 
-def run_tests_inside(image: str, combination: Combination, *, with_coverage: bool = False) -> str:
-    """What they print. Coverage would take a quarter more of the time, and each process of theirs some seconds."""
+def run_tests_inside(image: str, combination: Combination) -> None:
+    """Without coverage, which takes a quarter more of the time: test_pipeline.py has it."""
     command: list[str] = json.loads(docker("image", "inspect", "--format={{json .Config.Cmd}}", image))
-    command.append("--numprocesses=2")
-    if not with_coverage:
-        command.remove("--cov")
+    command.remove("--cov")
     with reported(combination, "tested inside the stage ci") as details:
         printed = docker("run", "--rm", f"--name={PREFIX}-ci-{combination}", image, *command, timeout=900)
         details += re.findall(r"=+ (\d+ passed.*) in ", printed)
         assert details
-    return printed
 
 
 @once
@@ -393,6 +391,7 @@ def start(project: Project, options: list[str], cpus: str) -> float:
         return time.monotonic() - began
 
 
+@with_uv
 def test_its_memory_stays_within_the_limit(project: Project, options: list[str]) -> None:
     with service(project, options, "--memory=512m") as started:
         key = started.issue_key("counter")
@@ -486,13 +485,13 @@ def test_another_version_of_python_can_be_chosen(project: Project) -> None:
             assert call(f"{started.url()}/tasks", key=key, data={"title": "A task"}).status == 201
 
 
-@on_sqlite
+@once
 def test_data_outlives_the_container_in_a_named_volume(project: Project) -> None:
     with volume() as data:
         assert_kept(project, [f"--volume={data}:/data"])
 
 
-@on_sqlite
+@once
 @pytest.mark.parametrize("user", ["1000:1000", "12345:0"])
 def test_data_outlives_the_container_in_a_folder_of_the_host(user: str, project: Project, tmp_path: Path) -> None:
     folder = host_folder(tmp_path, owner="1000:0", mode="770")
@@ -516,7 +515,7 @@ def assert_kept(project: Project, options: list[str]) -> None:
         assert call(f"{second.url()}/tasks/{task['id']}", key=key).body == task
 
 
-@on_sqlite
+@once
 def test_a_folder_that_it_cannot_write_is_a_clear_error(project: Project, tmp_path: Path) -> None:
     folder = host_folder(tmp_path, owner="0:0", mode="755")
     with container(*HARDENED, f"--volume={folder}:/data", project.image) as started:

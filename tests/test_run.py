@@ -125,6 +125,7 @@ def staged(installed: Service) -> Service:
     return service
 
 
+@only(WITHOUT_GPU[0], Combination("sqlite", "venv"))  # test_pipeline.py has pip, PostgreSQL and jobs
 def test_what_is_rendered_passes_its_own_hooks(staged: Service, combination: Combination) -> None:
     """Where this says that locks changed, run `make locks`."""
     with reported(combination, "checked by its own `make hooks`"):
@@ -178,14 +179,14 @@ def test_a_lock_that_does_not_fit_is_not_committed_but_mended(staged: Service) -
 
 @pytest.mark.usefixtures("alone")
 def test_its_own_tests_pass(installed: Service, combination: Combination) -> None:
-    """All of them once, and where there is no Docker: with it, test_images.py runs them for each combination."""
-    chosen = [] if docker.lacks() or combination == POSTGRES else ["ARGS=tests/test_rest.py"]
+    """All of them where there is no Docker: with it, test_images.py runs them for each combination."""
+    chosen = [] if docker.lacks() else ["ARGS=tests/test_rest.py"]
     with reported(combination, "tested by its own `make test`") as details:
         details += re.findall(r"=+ (\d+ passed.*) in ", installed.make("test", *chosen, timeout=900))
         assert details
 
 
-@only(POSTGRES, WITH_GPU[0])
+@only(WITH_GPU[0])
 def test_its_style_and_types_are_clean_after_changes_and_an_update(
     installed: Service, updated: Path, combination: Combination, tmp_path: Path
 ) -> None:

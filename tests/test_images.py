@@ -372,7 +372,6 @@ def test_a_request_that_never_ends_does_not_hold_up_a_stop(project: Project, opt
         assert started.inspect()["State"]["ExitCode"] == 0
 
 
-@pytest.mark.usefixtures("alone")
 @pytest.mark.parametrize("cpus", START_LIMITS)
 def test_it_starts_in_time(cpus: str, project: Project, options: list[str]) -> None:
     with reported(project.combination, f"started on {cpus} CPUs") as details:

@@ -177,10 +177,12 @@ def test_a_lock_that_does_not_fit_is_not_committed_but_mended(staged: Service) -
         run("git", "add", "--all", cwd=staged.folder, env=staged.env)
 
 
-@pytest.mark.usefixtures("alone")
-def test_its_own_tests_pass(installed: Service, combination: Combination) -> None:
+def test_its_own_tests_pass(installed: Service, combination: Combination, request: pytest.FixtureRequest) -> None:
     """All of them where there is no Docker: with it, test_images.py runs them for each combination."""
-    chosen = [] if docker.lacks() else ["ARGS=tests/test_rest.py"]
+    chosen = ["ARGS=tests/test_rest.py"]
+    if docker.lacks():
+        request.getfixturevalue("alone")
+        chosen = []
     with reported(combination, "tested by its own `make test`") as details:
         details += re.findall(r"=+ (\d+ passed.*) in ", installed.make("test", *chosen, timeout=900))
         assert details

@@ -77,7 +77,7 @@ def images(bake: Bake, combination: Combination) -> Iterator[Images]:
 
 
 @pytest.mark.usefixtures("alone")
-@only(WITH_GPU[1])  # test_images.py has the other database; what jobs are does not differ by package manager
+@only(*WITH_GPU[1:])  # test_images.py has the first
 def test_its_own_tests_pass_inside_after_changes_and_an_update(updated: Path, combination: Combination) -> None:
     require_docker()
     assert (updated / "requirements-gpu.txt").exists()

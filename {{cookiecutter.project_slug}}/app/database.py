@@ -119,8 +119,9 @@ def _prepare_sqlite(engine: AsyncEngine, file: Path) -> None:
     """
 
     @event.listens_for(engine.sync_engine, "do_connect")
-    def make_folder(*_arguments: object) -> None:
+    def make_folder(_dialect: object, _record: object, _arguments: object, options: dict[str, Any]) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
+        options["async_creator_fn"] = _open_file
 
     @event.listens_for(engine.sync_engine, "connect")
     def configure(connection: Any, _record: object) -> None:
@@ -139,6 +140,22 @@ def _prepare_sqlite(engine: AsyncEngine, file: Path) -> None:
     def begin(connection: Connection) -> None:
         if not connection.get_execution_options().get("reads_only"):
             connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+async def _open_file(*arguments: Any, **options: Any) -> Any:
+    """What SQLAlchemy does; but if the file cannot be opened, the connection's thread has ended as well.
+
+    It needs the event loop for that. Without one it writes a traceback, or aborts the process that ends as well.
+    """
+    import aiosqlite
+
+    connection = aiosqlite.connect(*arguments, **options)
+    connection._thread.daemon = True
+    try:
+        return await connection
+    except BaseException:
+        await asyncio.to_thread(connection._thread.join)
+        raise
 
 
 def _use_wal(cursor: Any) -> None:

@@ -2,9 +2,6 @@
 
 import asyncio
 import logging.config
-{% if cookiecutter.database == 'sqlite' %}
-import threading
-{% endif %}
 
 from alembic import context
 from sqlalchemy import Connection, text
@@ -41,9 +38,6 @@ def run_migrations(connection: Connection) -> None:
 
 
 async def run() -> None:
-{% if cookiecutter.database == 'sqlite' %}
-    others = set(threading.enumerate())
-{% endif %}
     engine = create_engine(settings.migration_url)
     try:
         with explain_failures():
@@ -51,13 +45,6 @@ async def run() -> None:
                 await connection.run_sync(run_migrations)
     finally:
         await engine.dispose()
-{% if cookiecutter.database == 'sqlite' %}
-        # The thread of a file that could not be opened ends by itself, but needs this loop to do so. Without it, it writes
-        # a traceback and may abort the process, which ends as well.
-        for thread in set(threading.enumerate()) - others:
-            if thread.name.endswith("(_connection_worker_thread)"):
-                await asyncio.to_thread(thread.join, 5)
-{% endif %}
 
 
 if context.is_offline_mode():

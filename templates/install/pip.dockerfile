@@ -4,6 +4,6 @@ ENV PATH=/opt/user/bin:$PATH PYTHONUSERBASE=/opt/user
 {%- endmacro %}
 {% macro install(lock, complete=true) %}
 RUN --mount=type=bind,source={{ lock }},target={{ lock }} \
-    --mount=type=cache,target=/root/.cache/pip \
-    pip install --quiet --user --no-compile --no-warn-script-location --require-hashes{{ '' if complete else ' --no-deps' }} --requirement {{ lock }}
+    --mount=type=cache,target=/.cache/pip \
+    pip install --cache-dir=/.cache/pip --quiet --user --no-compile --no-warn-script-location --require-hashes{{ '' if complete else ' --no-deps' }} --requirement {{ lock }}
 {%- endmacro %}

@@ -4,12 +4,12 @@ ENV PATH=/opt/venv/bin:$PATH
 {%- endmacro %}
 {% macro install(lock, complete=true) %}
 RUN --mount=type=bind,source=requirements-dev.txt,target=requirements-dev.txt \
-    --mount=type=cache,target=/root/.cache/pip \
+    --mount=type=cache,target=/.cache/pip \
     sed -n '/^uv==/,/# via/p' requirements-dev.txt > /tmp/uv.txt && \
-    pip install --quiet --require-hashes --requirement /tmp/uv.txt
+    pip install --cache-dir=/.cache/pip --quiet --require-hashes --requirement /tmp/uv.txt
 RUN --mount=type=bind,source={{ lock }},target={{ lock }} \
-    --mount=type=cache,target=/root/.cache/uv \
+    --mount=type=cache,target=/.cache/uv \
     uv venv --quiet /opt/venv && \
-    uv pip sync --quiet --require-hashes --link-mode=copy --python=/opt/venv {{ lock }} && \
+    uv pip sync --cache-dir=/.cache/uv --quiet --require-hashes --link-mode=copy --python=/opt/venv {{ lock }} && \
     rm /opt/venv/.gitignore /opt/venv/.lock /opt/venv/CACHEDIR.TAG
 {%- endmacro %}

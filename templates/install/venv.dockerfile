@@ -4,7 +4,7 @@ ENV PATH=/opt/venv/bin:$PATH
 {%- endmacro %}
 {% macro install(lock, complete=true) %}
 RUN --mount=type=bind,source={{ lock }},target={{ lock }} \
-    --mount=type=cache,target=/root/.cache/pip \
+    --mount=type=cache,target=/.cache/pip \
     python -m venv --without-pip /opt/venv && \
-    pip --python=/opt/venv install --quiet --no-compile --require-hashes{{ '' if complete else ' --no-deps' }} --requirement {{ lock }}
+    pip --python=/opt/venv install --cache-dir=/.cache/pip --quiet --no-compile --require-hashes{{ '' if complete else ' --no-deps' }} --requirement {{ lock }}
 {%- endmacro %}

@@ -10,13 +10,14 @@ import uuid
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
+from pathlib import Path
 
 import httpx2
 import pytest
 from pydantic import SecretStr
 from starlette.testclient import TestClient
 
-from app import database
+from app import database, metrics
 from app.database import Database
 from app.main import OPEN_PATHS, create_app
 from app.settings import Settings
@@ -139,6 +140,14 @@ def test_counts_and_durations_are_exact_over_both_workers_even_after_a_kill(serv
     for _ in range(10):
         send()
     wait_until(lambda: counted() == {sent}, timeout=5, what="each request is counted once")
+
+
+def test_a_worker_that_was_killed_as_it_began_to_count_breaks_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    (tmp_path / "counter_1.db").touch()
+    assert metrics.render() == b""
 
 
 def test_requests_in_progress_are_forgotten_with_their_worker(server: Server, key: str) -> None:

@@ -24,6 +24,11 @@ DATABASE_PASSWORD = "database-password-for-tests"
 CORRUPT_STATUS = "no-such-status"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the tests that wait longest, so that all processes end at the same time."""
+    items.sort(key=lambda item: "reliability" not in item.path.name)
+
+
 @pytest.fixture(scope="session")
 def database_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A migrated database that the tests of one process share."""

@@ -10,7 +10,7 @@ import tarfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,8 +38,6 @@ BASE = "python:3.12-slim"
 STAGES = ["base", "builder", "dev", "ci", "production"]
 SIZE_LIMITS = {False: 165_000_000, True: 220_000_000}
 """Bytes, without and with what jobs need."""
-START_LIMITS = {"2": 3.0, "0.25": 10.0}
-"""Seconds to the first 200, by number of CPUs."""
 MEMORY_LIMITS = {False: 120, True: 140}
 """MiB after `REQUESTS` requests, without and with what jobs need."""
 REQUESTS = 2000
@@ -65,6 +63,8 @@ ALLOWED = [
 
 
 RUN_FOR = WITH_AND_WITHOUT_GPU
+# What jobs change nothing of.
+without_gpu = only(*WITHOUT_GPU)
 # What does not differ by package manager.
 with_uv = only(*(each for each in WITH_AND_WITHOUT_GPU if each.package_manager == "uv"))
 # What does not differ by database.
@@ -168,6 +168,13 @@ def test_its_own_tests_pass_inside_after_changes_and_an_update(project: Project,
     run_tests_inside(image, project.combination)
 
 
+# test_run.py has the test that is skipped, as it needs what Debian brings.
+WITHOUT_PGBOUNCER: dict[str, list[str]] = {
+    "sqlite": [],
+    "postgres": ["pgbouncer is missing: apt-get install pgbouncer"],
+}
+
+
 def run_tests_inside(image: str, combination: Combination) -> None:
     """Without coverage, which takes a quarter more of the time: test_pipeline.py has it."""
     command: list[str] = json.loads(docker("image", "inspect", "--format={{json .Config.Cmd}}", image))
@@ -176,6 +183,7 @@ def run_tests_inside(image: str, combination: Combination) -> None:
         printed = docker("run", "--rm", f"--name={PREFIX}-ci-{combination}", image, *command, timeout=900)
         details += re.findall(r"=+ (\d+ passed.*) in ", printed)
         assert details
+    assert re.findall(r"^SKIPPED .*: (.*)", printed, re.MULTILINE) == WITHOUT_PGBOUNCER[combination.database]
 
 
 @once
@@ -286,6 +294,7 @@ def test_the_engine_finds_it_healthy(running: Container) -> None:
     )
 
 
+@with_uv
 @pytest.mark.parametrize("port", ["PORT", "MCP_PORT"])
 def test_the_health_check_fails_if_a_port_does_not_answer_200(port: str, running: Container) -> None:
     check = ["python", "-m", "app.healthcheck"]
@@ -309,13 +318,13 @@ def test_each_port_has_one_door(running: Container, key: str) -> None:
     assert call(f"{running.url()}/mcp", key=key, data={}).status == 404
 
 
-@pytest.mark.parametrize("user", ["12345:0", "1000:1000"])
-def test_it_runs_as_an_arbitrary_user(user: str, project: Project, options: list[str]) -> None:
-    with service(project, options, f"--user={user}") as started:
-        key = started.issue_key(f"as-{user}".replace(":", "-"))
+def test_it_runs_as_an_arbitrary_user(project: Project, options: list[str]) -> None:
+    with service(project, options, "--user=12345:0") as started:
+        key = started.issue_key("arbitrary")
         assert call(f"{started.url()}/tasks", key=key, data={"title": "A task"}).status == 201
 
 
+@without_gpu
 def test_a_killed_worker_is_replaced(project: Project, options: list[str]) -> None:
     with service(project, options) as started:
         key = started.issue_key("killer")
@@ -331,6 +340,7 @@ def test_a_killed_worker_is_replaced(project: Project, options: list[str]) -> No
         )
 
 
+@without_gpu
 def test_what_takes_too_much_memory_is_killed_and_the_service_goes_on(project: Project, options: list[str]) -> None:
     with service(project, options, "--memory=256m", "--memory-swap=256m") as started:
         key = started.issue_key("eater")
@@ -341,6 +351,7 @@ def test_what_takes_too_much_memory_is_killed_and_the_service_goes_on(project: P
         assert started.inspect()["State"]["Running"]
 
 
+@without_gpu
 def test_a_stop_lets_the_request_in_flight_finish(project: Project, options: list[str]) -> None:
     with service(project, options) as started:
         key = started.issue_key("stopper")
@@ -360,6 +371,7 @@ def test_a_stop_lets_the_request_in_flight_finish(project: Project, options: lis
         assert started.inspect()["State"]["ExitCode"] == 0
 
 
+@once
 def test_a_request_that_never_ends_does_not_hold_up_a_stop(project: Project, options: list[str]) -> None:
     with service(project, options) as started:
         head = b"POST /tasks HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n"
@@ -372,22 +384,19 @@ def test_a_request_that_never_ends_does_not_hold_up_a_stop(project: Project, opt
         assert started.inspect()["State"]["ExitCode"] == 0
 
 
-@pytest.mark.parametrize("cpus", START_LIMITS)
-def test_it_starts_in_time(cpus: str, project: Project, options: list[str]) -> None:
-    with reported(project.combination, f"started on {cpus} CPUs") as details:
-        # The machine has other work: the best of them is what the image takes.
-        for _ in range(10):
-            details.append(f"{(seconds := start(project, options, cpus)):.1f} s")
-            if seconds <= START_LIMITS[cpus]:
-                return
-    pytest.fail(f"not within {START_LIMITS[cpus]} s: {details}")
+@pytest.mark.parametrize("cpus", ["2", "0.25"])
+def test_it_starts_on_little(cpus: str, project: Project, options: list[str]) -> None:
+    """The report says in how many seconds, migrations included, and scripts/benchmark_images.py how many that should be."""
+    with ExitStack() as until_the_end, reported(project.combination, f"started on {cpus} CPUs"):
+        until_the_end.enter_context(service(project, options, f"--cpus={cpus}", "--memory=512m"))
 
 
-def start(project: Project, options: list[str], cpus: str) -> float:
-    """Seconds from `docker run` to the first 200, migrations included."""
-    began = time.monotonic()
-    with service(project, options, f"--cpus={cpus}", "--memory=512m"):
-        return time.monotonic() - began
+def test_a_start_compiles_nothing(project: Project, options: list[str]) -> None:
+    """That would take seconds on a quarter of a CPU."""
+    with service(project, options, "--env=PYTHONVERBOSE=1") as started:
+        logs = started.logs()
+    assert "# code object from '/opt/bytecode/srv/app/main." in logs
+    assert re.findall(r"^# code object from (\S+\.py)$", logs, re.MULTILINE) == []
 
 
 @with_uv
@@ -415,6 +424,7 @@ with httpx2.Client(headers={"X-API-Key": key}, verify=False) as client:
 """
 
 
+@with_uv
 def test_without_settings_it_works_on_sqlite_and_names_what_postgres_needs(project: Project) -> None:
     publish = ["--publish=127.0.0.1::8000", "--publish=127.0.0.1::8051"]
     with container(*publish, project.image) as started:
@@ -431,6 +441,7 @@ def test_without_settings_it_works_on_sqlite_and_names_what_postgres_needs(proje
             ]
 
 
+@once
 def test_app_env_is_the_environment_of_the_image(project: Project) -> None:
     image = build(project.folder, "production", "--build-arg=APP_ENV=development")
     assert docker("run", "--rm", image, "printenv", "ENVIRONMENT") == "development"
@@ -443,19 +454,18 @@ def source(project: Project, tmp_path: Path) -> Path:
     return Path(shutil.copytree(project.folder, tmp_path / "source"))
 
 
+@on_sqlite
 def test_a_change_of_the_source_builds_no_package_again(source: Path, project: Project) -> None:
     (source / "app" / "health.py").write_text((source / "app" / "health.py").read_text() + "\n# changed\n")
     with reported(project.combination, "rebuilt after a change of the source"):
-        began = time.monotonic()
         command = ["docker", "build", "--progress=plain", "--output=type=cacheonly", "."]
         log = run(*command, cwd=source, env=environment()).stderr
-        seconds = time.monotonic() - began
     steps = re.findall(r"^#(\d+) \[builder \d", log, re.MULTILINE)
     assert steps
     assert all(f"\n#{step} CACHED\n" in log for step in steps), log
-    assert seconds < 30
 
 
+@once
 def test_without_a_dockerignore_nothing_else_gets_in(source: Path, project: Project) -> None:
     (source / ".dockerignore").unlink()
     for name in JUNK:

@@ -21,7 +21,7 @@ from tests.test_workflows import EVENTS, PUBLISHED, jobs_that_run
 
 REGISTRY = "localhost:5000/team"
 
-# By event, the jobs and steps that are left out: those of the first event are the same.
+# By event, the jobs and steps that are left out, because the first event of all executes them.
 RUNS: list[tuple[Combination, dict[str, list[str]]]] = [
     (
         Combination("sqlite", "uv"),
@@ -30,8 +30,8 @@ RUNS: list[tuple[Combination, dict[str, list[str]]]] = [
     (Combination("postgres", "pip", gpu=True), {"tag": ["Test inside the image"]}),
 ]
 
-# The workflow runs the service's tests at home and in the image. That it runs them is what matters here; test_run.py and
-# test_images.py run all of them.
+# The workflow runs the service's tests at home and in the image. That it runs them is what matters here: test_images.py runs
+# all of them.
 KEPT = {"test_rest.py"}
 
 OTHER_PLATFORM = """

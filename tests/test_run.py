@@ -125,7 +125,7 @@ def staged(installed: Service) -> Service:
     return service
 
 
-@only(WITHOUT_GPU[0], Combination("sqlite", "venv"))  # test_pipeline.py has pip, PostgreSQL and jobs
+@only(POSTGRES, Combination("sqlite", "venv"))  # test_pipeline.py has pip
 def test_what_is_rendered_passes_its_own_hooks(staged: Service, combination: Combination) -> None:
     """Where this says that locks changed, run `make locks`."""
     with reported(combination, "checked by its own `make hooks`"):
@@ -177,14 +177,17 @@ def test_a_lock_that_does_not_fit_is_not_committed_but_mended(staged: Service) -
         run("git", "add", "--all", cwd=staged.folder, env=staged.env)
 
 
+WITH_PGBOUNCER = "tests/test_postgres.py::test_a_pooler_in_transaction_mode_serves_many_connections_with_few"
+
+
 def test_its_own_tests_pass(installed: Service, combination: Combination, request: pytest.FixtureRequest) -> None:
-    """All of them where there is no Docker: with it, test_images.py runs them for each combination."""
-    chosen = ["ARGS=tests/test_rest.py"]
+    """All of them where there is no Docker: with it, test_images.py runs them for each combination, but has no PgBouncer."""
+    chosen = f"ARGS=-n0 tests/test_rest.py {WITH_PGBOUNCER if combination == POSTGRES else ''}"
     if docker.lacks():
         request.getfixturevalue("alone")
-        chosen = []
+        chosen = "ARGS="
     with reported(combination, "tested by its own `make test`") as details:
-        details += re.findall(r"=+ (\d+ passed.*) in ", installed.make("test", *chosen, timeout=900))
+        details += re.findall(r"=+ (\d+ passed.*) in ", installed.make("test", chosen, timeout=900))
         assert details
 
 
@@ -300,13 +303,13 @@ def running(
     request: pytest.FixtureRequest,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Running]:
-    """Follow the README from nothing to a first call; with uv, on a machine that has it, which differs with no other."""
+    """Follow the README to a first call: from nothing on a machine that has uv, which only one that uses uv can notice."""
     folder = tmp_path_factory.mktemp("run")
     path = make_path(folder / "bin", **{"uv": UV, "python3.12": python})
     if not Path(path, "curl").exists():
         Path(path, "curl").write_text(f"#!{python}\n{CURL}")
         Path(path, "curl").chmod(0o755)
-    if combination.package_manager == "uv":
+    if combination == WITHOUT_GPU[0]:
         service = render(bake, combination, path)
     else:
         installed = request.getfixturevalue("installed")

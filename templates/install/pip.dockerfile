@@ -5,5 +5,6 @@ ENV PATH=/opt/user/bin:$PATH PYTHONUSERBASE=/opt/user
 {% macro install(lock, complete=true) %}
 RUN --mount=type=bind,source={{ lock }},target={{ lock }} \
     --mount=type=cache,target=/.cache/pip \
-    pip install --cache-dir=/.cache/pip --quiet --user --no-compile --no-warn-script-location --require-hashes{{ '' if complete else ' --no-deps' }} --requirement {{ lock }}
+    pip install --cache-dir=/.cache/pip --quiet --user --no-compile --no-warn-script-location \
+        --require-hashes{{ '' if complete else ' --no-deps' }} --requirement {{ lock }}
 {%- endmacro %}

@@ -6,5 +6,6 @@ ENV PATH=/opt/venv/bin:$PATH
 RUN --mount=type=bind,source={{ lock }},target={{ lock }} \
     --mount=type=cache,target=/.cache/pip \
     python -m venv --without-pip /opt/venv && \
-    pip --python=/opt/venv install --cache-dir=/.cache/pip --quiet --no-compile --require-hashes{{ '' if complete else ' --no-deps' }} --requirement {{ lock }}
+    pip --python=/opt/venv install --cache-dir=/.cache/pip --quiet --no-compile \
+        --require-hashes{{ '' if complete else ' --no-deps' }} --requirement {{ lock }}
 {%- endmacro %}

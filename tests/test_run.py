@@ -98,12 +98,35 @@ def installed(
     shutil.rmtree(service.python.parent.parent)
 
 
-def test_exactly_the_lock_is_installed_and_stays(installed: Service) -> None:
-    printed = run(installed.python, "-c", PACKAGES, cwd=installed.folder, env=installed.env).stdout
+def assert_its_lock_is_installed(service: Service) -> None:
+    printed = run(service.python, "-c", PACKAGES, cwd=service.folder, env=service.env).stdout
     python_version, packages = json.loads(printed)
-    lock = (installed.folder / "requirements-dev.txt").read_text()
+    lock = (service.folder / "requirements-dev.txt").read_text()
     assert packages == locked_packages(lock, python_version)
+
+
+def test_exactly_the_lock_is_installed_and_stays(installed: Service) -> None:
+    assert_its_lock_is_installed(installed)
     assert "Nothing to be done" in installed.make("install")
+
+
+@only(*(each for each in WITHOUT_GPU if each.database == "sqlite"))
+def test_a_dependency_comes_and_goes_with_its_line_in_pyproject(
+    bake: Bake, combination: Combination, python: Path, tmp_path: Path
+) -> None:
+    """In a project of few packages, as pip and venv install all of them anew."""
+    service = render(bake, combination, make_path(tmp_path / "bin", **{"python3.12": python}))
+    pyproject = service.folder / "pyproject.toml"
+    few = re.sub(r"(?ms)^(dependencies|dev) = \[\n.*?^]", r"\1 = []", pyproject.read_text())
+    few = few.replace("dev = []", 'dev = ["uv"]')
+    lock = service.folder / "requirements-dev.txt"
+    lock.write_text(re.findall(r"(?ms)^uv==.*?# via.*?\n", lock.read_text())[0])
+    for dependencies in ('["six"]', "[]"):
+        pyproject.write_text(few.replace("dependencies = []", f"dependencies = {dependencies}", 1))
+        service.make("lock")
+        service.make("install")
+        assert ("\nsix==" in (service.folder / "requirements.txt").read_text()) is ("six" in dependencies)
+        assert_its_lock_is_installed(service)
 
 
 def test_the_lock_for_production_is_part_of_the_one_for_development(installed: Service) -> None:

@@ -28,3 +28,6 @@ WITH_GPU = [
 COMBINATIONS = [*WITHOUT_GPU, *WITH_GPU]
 # For what jobs change nothing of, but what they bring along.
 WITH_AND_WITHOUT_GPU = [*WITHOUT_GPU, WITH_GPU[0]]
+# Whose own tests run in the image: each database with each package manager once, and each database with jobs, where a
+# project has all tests that it has without.
+TESTED_INSIDE = [*WITH_GPU[:2], *(each for each in WITHOUT_GPU if each._replace(gpu=True) not in WITH_GPU[:2])]

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.combinations import WITH_AND_WITHOUT_GPU, WITHOUT_GPU, Combination
+from tests.combinations import TESTED_INSIDE, WITH_AND_WITHOUT_GPU, WITHOUT_GPU, Combination
 from tests.conftest import Bake, only, reported
 from tests.docker import (
     HARDENED,
@@ -94,7 +94,8 @@ class Project(NamedTuple):
 @pytest.fixture(scope="session")
 def project(bake: Bake, combination: Combination) -> Iterator[Project]:
     require_docker()
-    folder = bake(**combination._asdict(), project_name=HOSTILE_NAME)
+    # With the slug of every other test, so that the locks are the same, and with them the layers that hold the packages.
+    folder = bake(**combination._asdict(), project_name=HOSTILE_NAME, project_slug="task-service")
     stages = {}
     for stage in STAGES:
         with reported(combination, f"built the stage {stage}"):
@@ -155,6 +156,7 @@ WORKDIR /updated
 
 
 @pytest.mark.usefixtures("alone")
+@only(*(each for each in TESTED_INSIDE if each in RUN_FOR))
 def test_its_own_tests_pass_inside_after_changes_and_an_update(project: Project, updated: Path) -> None:
     """In the stage `ci`, with the source of the updated project: that one has the same packages."""
     locks = [(folder / "requirements-dev.txt").read_text() for folder in (updated, project.folder)]

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests import actions
+from tests import actions, updates
 from tests.combinations import Combination
 from tests.conftest import Bake, reported
 from tests.docker import Container, require_docker
@@ -31,7 +31,7 @@ RUNS: list[tuple[Combination, dict[str, list[str]]]] = [
 ]
 
 # The workflow runs the service's tests at home and in the image. That it runs them is what matters here: test_images.py runs
-# all of them.
+# all of them, in several processes.
 KEPT = {"test_rest.py"}
 
 OTHER_PLATFORM = """
@@ -70,6 +70,7 @@ def test_each_event_checks_tests_and_publishes_what_it_should(
     for file in (project / "tests").glob("test_*.py"):
         if file.name not in KEPT:
             file.unlink()
+    updates.edit(project / "pyproject.toml", "--numprocesses=4", "--numprocesses=0")
     revision = commit(project)
     workflow = actions.load(project / ".github" / "workflows" / "ci.yml")
     images = ["task-service", *(["task-service-ml"] if combination.gpu else [])]

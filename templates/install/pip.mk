@@ -13,8 +13,8 @@ install: .local/installed ## Install what requirements-dev.txt names into .local
 .local/installed: requirements-dev.txt
 	@[ -n '$(PYTHON)' ] || { echo 'make: needs Python 3.12 or newer' >&2; exit 1; }
 	rm -rf .local
-	'$(BASE)' -m pip install --quiet --disable-pip-version-check --no-warn-script-location --user \
-		--break-system-packages --require-hashes --requirement $<
+	'$(BASE)' -m pip install --quiet --disable-pip-version-check --no-compile --no-warn-script-location \
+		--user --break-system-packages --require-hashes --requirement $<
 	printf '#!/bin/sh\nPYTHONUSERBASE="%s" exec "%s" "$$@"\n' "$$PYTHONUSERBASE" '$(BASE)' > $(BIN)/python
 	chmod +x $(BIN)/python
 	@touch $@

@@ -15,5 +15,5 @@ ifeq ($(UV),$(BIN)/uv)
 else
 	[ -x $(BIN)/python ] || $(UV) venv --quiet --python '$(or $(PYTHON),3.12)' .venv
 endif
-	$(UV) pip sync --quiet --require-hashes --compile-bytecode --python $(BIN)/python $<
+	$(UV) pip sync --quiet --require-hashes --python $(BIN)/python $<
 	@touch $@

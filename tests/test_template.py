@@ -73,16 +73,9 @@ def test_its_lock_is_what_it_would_resolve_itself(clone: Path) -> None:
 
 
 def test_the_services_locks_are_refreshed_from_their_dependencies(clone: Path) -> None:
-    script = [sys.executable, "scripts/refresh_locks.py"]
     project = clone / "{{cookiecutter.project_slug}}" / "pyproject.toml"
     project.write_text(project.read_text().replace("dependencies = [\n", 'dependencies = [\n    "six>=1.16",\n', 1))
-    before = run("git", "diff", cwd=clone, env=environment()).stdout
-    checked = run(*script, "--check", cwd=clone, env=environment(), status=1)
-    assert "sqlite.txt         six " in checked.stdout
-    assert "run `make locks`" in checked.stderr
-    assert run("git", "diff", cwd=clone, env=environment()).stdout == before
-
-    refreshed = run(*script, cwd=clone, env=environment()).stdout
+    refreshed = run(sys.executable, "scripts/refresh_locks.py", cwd=clone, env=environment()).stdout
     for lock in ("sqlite.txt", "sqlite-dev.txt", "postgres.txt", "postgres-dev.txt"):
         content = (clone / "templates" / "locks" / lock).read_text()
         assert f"\n{lock:18} six " in refreshed

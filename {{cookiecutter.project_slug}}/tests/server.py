@@ -39,7 +39,7 @@ def wait_until(condition: Callable[[], object], *, timeout: float, what: str) ->
     while not condition():
         if time.monotonic() - started > timeout:
             raise AssertionError(f"{what}: not within {timeout:g} s")
-        time.sleep(0.05)
+        time.sleep(0.1)
     return time.monotonic() - started
 
 

@@ -84,7 +84,7 @@ def test_requests_that_take_too_long_get_504_and_leave_the_pool_healthy(
             assert 24.5 < response.elapsed.total_seconds() < 27.5
         afterwards = list(threads.map(lambda _: client.post("/tasks", json={"title": "A task"}), range(40)))
         assert {response.status_code for response in afterwards} == {201}
-        assert max(response.elapsed.total_seconds() for response in afterwards) < 2
+        assert max(response.elapsed.total_seconds() for response in afterwards) < 5
         if not is_sqlite(empty_database_url):
             assert execute(empty_database_url, OPEN_TRANSACTIONS) == []
 

@@ -31,3 +31,5 @@ WITH_AND_WITHOUT_GPU = [*WITHOUT_GPU, WITH_GPU[0]]
 # Whose own tests run in the image: each database with each package manager once, and each database with jobs, where a
 # project has all tests that it has without.
 TESTED_INSIDE = [*WITH_GPU[:2], *(each for each in WITHOUT_GPU if each._replace(gpu=True) not in WITH_GPU[:2])]
+# The one of these for which that is Python 3.13.
+ON_NEWER_PYTHON = Combination("sqlite", "venv")

@@ -121,6 +121,7 @@ def test_the_service_s_image_knows_nothing_of_cuda(images: Images) -> None:
     assert "NVIDIA" not in json.dumps(config(images.service)["Config"])
 
 
+@only(WITH_GPU[0])
 @pytest.mark.parametrize("value", ["ture", "yes", "True", ""])
 def test_a_mistyped_argument_ends_the_build_and_says_what_it_takes(images: Images, value: str) -> None:
     printed = build(images.folder, f"--build-arg=ENABLE_GPU={value}", status=1)

@@ -21,13 +21,15 @@ from tests.test_workflows import EVENTS, PUBLISHED, jobs_that_run
 
 REGISTRY = "localhost:5000/team"
 
-# By event, the jobs and steps that are left out, because the first event of all executes them.
+STYLE = "Check style, types, whitespace and secrets"  # which test_run.py does for SQLite, and for uv
+INSIDE = "Test inside the image"
+# By event, the jobs and steps that are left out: what they do is done elsewhere, and each step is executed at least once.
 RUNS: list[tuple[Combination, dict[str, list[str]]]] = [
     (
         Combination("sqlite", "uv"),
-        {"pull request from a fork": [], "push to the default branch": ["check", "Test inside the image"]},
+        {"pull request from a fork": [STYLE], "push to the default branch": ["check", INSIDE]},
     ),
-    (Combination("postgres", "pip", gpu=True), {"tag": ["Test inside the image"]}),
+    (Combination("postgres", "pip", gpu=True), {"tag": [INSIDE]}),
 ]
 
 # The workflow runs the service's tests at home and in the image. That it runs them is what matters here: test_images.py runs

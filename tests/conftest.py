@@ -1,6 +1,5 @@
 """Fixtures to bake the combinations, and the report of what was rendered, installed and run."""
 
-import fcntl
 import os
 import re
 import shutil
@@ -75,14 +74,6 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         session.config.workeroutput["steps"] = steps
     elif own_folder and not session.testsfailed:
         shutil.rmtree(own_folder, ignore_errors=True)
-
-
-@pytest.fixture
-def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Held by one test of all processes at a time: what it runs checks timings."""
-    with (tmp_path_factory.getbasetemp().parent / "alone").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -19,6 +19,9 @@ from tests.test_images import run_tests_inside
 
 RUN_FOR = WITH_GPU
 
+# What does not differ by package manager.
+for_each_database = only(*WITH_GPU[:2])
+
 SIZE_LIMIT = 1_300_000_000
 """Bytes, as `docker export` writes them."""
 ALONE = ["--rm", "--network=none", *HARDENED]
@@ -76,7 +79,6 @@ def images(bake: Bake, combination: Combination) -> Iterator[Images]:
     docker("rmi", images.service, images.worker)
 
 
-@pytest.mark.usefixtures("alone")
 @only(*(each for each in TESTED_INSIDE if each not in WITH_AND_WITHOUT_GPU))
 def test_its_own_tests_pass_inside_after_changes_and_an_update(updated: Path, combination: Combination) -> None:
     require_docker()
@@ -183,6 +185,7 @@ def wait_for(stack: Stack, job: str, key: str, state: str) -> None:
     )
 
 
+@for_each_database
 def test_the_stack_runs_jobs_and_a_worker_that_is_stopped_hands_its_job_back(production: Stack) -> None:
     rest = url(production)
     key = production.issue_key("jobs")
@@ -219,6 +222,7 @@ def test_development_has_a_worker_as_well(images: Images, combination: Combinati
             assert not found.inspect()["HostConfig"]["PortBindings"], service
 
 
+@for_each_database
 def test_the_worker_and_valkey_are_hardened_and_limited(production: Stack) -> None:
     for service in ("worker", "valkey"):
         [found] = [each.inspect() for each in production.containers(service)]

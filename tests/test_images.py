@@ -167,7 +167,6 @@ WORKDIR /updated
 """
 
 
-@pytest.mark.usefixtures("alone")
 @only(*(each for each in TESTED_INSIDE if each in RUN_FOR and each != ON_NEWER_PYTHON))
 def test_its_own_tests_pass_inside_after_changes_and_an_update(project: Project, updated: Path) -> None:
     """In the stage `ci`, with the source of the updated project: that one has the same packages."""
@@ -190,7 +189,7 @@ WITHOUT_PGBOUNCER: dict[str, list[str]] = {
 
 
 def run_tests_inside(image: str, combination: Combination) -> None:
-    """Without coverage, which test_pipeline.py has, and in two processes: it takes a quarter and a sixth more of the CPU."""
+    """Without coverage, which test_pipeline.py has, and in two processes, as other tests run meanwhile and some check timings."""
     command: list[str] = json.loads(docker("image", "inspect", "--format={{json .Config.Cmd}}", image))
     command[command.index("--cov")] = "--numprocesses=2"
     with reported(combination, "tested inside the stage ci") as details:
@@ -493,7 +492,6 @@ def test_a_package_that_does_not_match_its_hash_is_refused(source: Path) -> None
     docker("build", "--quiet", "--target=builder", source, status=1, timeout=300)
 
 
-@pytest.mark.usefixtures("alone")
 @only(ON_NEWER_PYTHON)
 def test_another_version_of_python_can_be_chosen(project: Project) -> None:
     arguments = ["--build-arg=PYTHON_VERSION=3.13"]

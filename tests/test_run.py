@@ -203,12 +203,11 @@ def test_a_lock_that_does_not_fit_is_not_committed_but_mended(staged: Service) -
 WITH_PGBOUNCER = "tests/test_postgres.py::test_a_pooler_in_transaction_mode_serves_many_connections_with_few"
 
 
-def test_its_own_tests_pass(installed: Service, combination: Combination, request: pytest.FixtureRequest) -> None:
+def test_its_own_tests_pass(installed: Service, combination: Combination) -> None:
     """All of them where there is no Docker: with it, test_images.py runs them for each combination, but has no PgBouncer."""
     chosen = f"ARGS=-n0 tests/test_rest.py {WITH_PGBOUNCER if combination == POSTGRES else ''}"
     if docker.lacks():
-        request.getfixturevalue("alone")
-        chosen = "ARGS="
+        chosen = "ARGS=--numprocesses=2"
     with reported(combination, "tested by its own `make test`") as details:
         details += re.findall(r"=+ (\d+ passed.*) in ", installed.make("test", chosen, timeout=900))
         assert details

@@ -52,7 +52,7 @@ ALLOWED = [
     rf"{PACKAGE}(celery/utils/static/celery_128\.png|dateutil/zoneinfo/dateutil-zoneinfo\.tar\.gz)",
     rf"{PACKAGE}numpy/([\w./-]+\.(a|build|md|pc|rst|template)|ma/LICENSE)",
     r"opt/(venv|user)/bin/[\w.-]+",
-    r"opt/venv/(pyvenv\.cfg|lib64)",
+    r"opt/venv/(pyvenv\.cfg|lib64|\.gitignore)",  # the last one from `python -m venv` of Python 3.13 and newer
     r"opt/bytecode/(usr/local/lib/python3\.\d+|srv)/[\w./-]+\.pyc",
     r"srv/(alembic\.ini|gunicorn\.conf\.py|pyproject\.toml)",
     r"srv/(app|migrations|migrations/versions)/\w+\.py",

@@ -26,10 +26,10 @@ WITH_GPU = [
     Combination("sqlite", "venv", gpu=True),
 ]
 COMBINATIONS = [*WITHOUT_GPU, *WITH_GPU]
-# For what jobs change nothing of, but what they bring along.
-WITH_AND_WITHOUT_GPU = [*WITHOUT_GPU, WITH_GPU[0]]
-# Whose own tests run in the image: each database with each package manager once, and each database with jobs, where a
-# project has all tests that it has without.
-TESTED_INSIDE = [*WITH_GPU[:2], *(each for each in WITHOUT_GPU if each._replace(gpu=True) not in WITH_GPU[:2])]
+# What is built and started as an image: each database with each package manager, one of these with jobs. What jobs need
+# beside that has tests of its own, in test_gpu_images.py.
+AS_IMAGES = [WITH_GPU[1] if each == WITH_GPU[1]._replace(gpu=False) else each for each in WITHOUT_GPU]
+# Whose own tests run in the image: the same, but each database with jobs, where a project has all tests that it has without.
+TESTED_INSIDE = [WITH_GPU[0], *AS_IMAGES[1:]]
 # The one of these for which that is Python 3.13.
 ON_NEWER_PYTHON = Combination("sqlite", "venv")

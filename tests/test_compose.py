@@ -12,15 +12,15 @@ from typing import NamedTuple
 import pytest
 import yaml
 
-from tests.combinations import WITHOUT_GPU, Combination
+from tests.combinations import AS_IMAGES, Combination
 from tests.conftest import Bake, only, reported
 from tests.docker import PREFIX, SECRET, Answer, Container, build, call, docker, require_docker
 from tests.machine import code_blocks, environment, free_port, run, wait_until
 
-RUN_FOR = WITHOUT_GPU  # test_gpu_images.py has the stacks with a worker
+RUN_FOR = AS_IMAGES  # test_gpu_images.py has what a worker does in a stack
 
 # What does not differ by package manager, and takes a minute.
-with_uv = only(*(each for each in WITHOUT_GPU if each.package_manager == "uv"))
+with_uv = only(*(each for each in AS_IMAGES if each.package_manager == "uv"))
 
 RETRY_SECONDS = 60.0
 REPLICAS = 3

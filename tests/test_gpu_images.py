@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import pytest
 import yaml
 
-from tests.combinations import TESTED_INSIDE, WITH_AND_WITHOUT_GPU, WITH_GPU, Combination
+from tests.combinations import AS_IMAGES, TESTED_INSIDE, WITH_GPU, Combination
 from tests.conftest import Bake, only, reported
 from tests.docker import HARDENED, PREFIX, call, docker, require_docker
 from tests.docker import build as build_stage
@@ -79,7 +79,7 @@ def images(bake: Bake, combination: Combination) -> Iterator[Images]:
     docker("rmi", images.service, images.worker)
 
 
-@only(*(each for each in TESTED_INSIDE if each not in WITH_AND_WITHOUT_GPU))
+@only(*(each for each in TESTED_INSIDE if each not in AS_IMAGES))
 def test_its_own_tests_pass_inside_after_changes_and_an_update(updated: Path, combination: Combination) -> None:
     require_docker()
     assert (updated / "requirements-gpu.txt").exists()

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.combinations import ON_NEWER_PYTHON, TESTED_INSIDE, WITH_AND_WITHOUT_GPU, WITHOUT_GPU, Combination
+from tests.combinations import AS_IMAGES, ON_NEWER_PYTHON, TESTED_INSIDE, Combination
 from tests.conftest import Bake, only, reported
 from tests.docker import (
     HARDENED,
@@ -62,14 +62,12 @@ ALLOWED = [
 ]
 
 
-RUN_FOR = WITH_AND_WITHOUT_GPU
-# What jobs change nothing of.
-without_gpu = only(*WITHOUT_GPU)
+RUN_FOR = AS_IMAGES
 # What does not differ by package manager.
-with_uv = only(*(each for each in WITH_AND_WITHOUT_GPU if each.package_manager == "uv"))
+with_uv = only(*(each for each in AS_IMAGES if each.package_manager == "uv"))
 # What does not differ by database.
-on_sqlite = only(*(each for each in WITHOUT_GPU if each.database == "sqlite"))
-once = only(WITH_AND_WITHOUT_GPU[0])
+on_sqlite = only(*(each for each in AS_IMAGES if each.database == "sqlite"))
+once = only(AS_IMAGES[0])
 
 JUNK = [".env", "README.md", "app/__pycache__/main.cpython-312.pyc", "app/.env", "app/notes.md", "migrations/.DS_Store"]
 
@@ -337,7 +335,6 @@ def test_it_runs_as_an_arbitrary_user(project: Project, options: list[str]) -> N
         assert call(f"{started.url()}/tasks", key=key, data={"title": "A task"}).status == 201
 
 
-@without_gpu
 def test_a_killed_worker_is_replaced(project: Project, options: list[str]) -> None:
     with service(project, options) as started:
         key = started.issue_key("killer")
@@ -353,7 +350,6 @@ def test_a_killed_worker_is_replaced(project: Project, options: list[str]) -> No
         )
 
 
-@without_gpu
 def test_what_takes_too_much_memory_is_killed_and_the_service_goes_on(project: Project, options: list[str]) -> None:
     with service(project, options, "--memory=256m", "--memory-swap=256m") as started:
         key = started.issue_key("eater")
@@ -364,7 +360,6 @@ def test_what_takes_too_much_memory_is_killed_and_the_service_goes_on(project: P
         assert started.inspect()["State"]["Running"]
 
 
-@without_gpu
 def test_a_stop_lets_the_request_in_flight_finish(project: Project, options: list[str]) -> None:
     with service(project, options) as started:
         key = started.issue_key("stopper")
@@ -410,7 +405,7 @@ def test_a_start_compiles_nothing(project: Project, options: list[str]) -> None:
     assert re.findall(r"^# code object from (\S+\.py)$", logs, re.MULTILINE) == []
 
 
-@with_uv
+@only(*(each for each in AS_IMAGES if each.package_manager == "uv" or each.gpu))
 def test_its_memory_stays_within_the_limit(project: Project, options: list[str]) -> None:
     with service(project, options, "--memory=512m") as started:
         key = started.issue_key("counter")

@@ -148,7 +148,7 @@ def staged(installed: Service) -> Service:
     return service
 
 
-@only(POSTGRES, Combination("sqlite", "venv"))  # test_pipeline.py has pip
+@only(Combination("sqlite", "uv"), POSTGRES)  # test_pipeline.py has pip and jobs
 def test_what_is_rendered_passes_its_own_hooks(staged: Service, combination: Combination) -> None:
     """Where this says that locks changed, run `make locks`."""
     with reported(combination, "checked by its own `make hooks`"):

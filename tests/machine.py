@@ -1,8 +1,8 @@
 """A machine as bare as the READMEs promise: what is on PATH there, and how to run a command on it."""
 
 import os
+import random
 import re
-import secrets
 import shutil
 import socket
 import subprocess
@@ -56,6 +56,9 @@ packages.pop("pip", None)
 print(json.dumps([platform.python_version(), packages]))
 """
 
+# Below those which systems give to outgoing connections: one of these might take a port before it is used.
+PORTS = iter(random.sample(range(20_000, 30_000), 10_000))
+
 SCRIPTS = Path(sys.executable).parent
 """Where the template's own environment keeps cookiecutter, cruft, ruff and uv."""
 
@@ -100,9 +103,9 @@ def files(project: Path) -> dict[str, bytes]:
 
 
 def free_port() -> int:
-    """Below those which systems give to outgoing connections: one of these might take it before it is used."""
+    """One that was not given before: a service has two, which must differ."""
     while True:
-        port = 20_000 + secrets.randbelow(10_000)
+        port = next(PORTS)
         with socket.socket() as listener, suppress(OSError):
             listener.bind(("127.0.0.1", port))
             return port

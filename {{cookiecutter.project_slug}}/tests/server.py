@@ -2,8 +2,8 @@
 
 import json
 import os
+import random
 import re
-import secrets
 import signal
 import socket
 import subprocess
@@ -22,12 +22,14 @@ ADMIN_KEY = "admin-key-for-tests-0123456789abcdef"
 START_TIMEOUT = 60.0
 SLOW_APP = "tests.slow_app:create_app()"
 SLOW_REQUEST_STARTED = "a slow request started"
+# Below those which systems give to outgoing connections: one of these might take a port before it is used.
+PORTS = iter(random.sample(range(20_000, 30_000), 10_000))
 
 
 def free_port() -> int:
-    """Below those which systems give to outgoing connections: one of these might take it before it is used."""
+    """One that was not given before: a service has two, which must differ."""
     while True:
-        port = 20_000 + secrets.randbelow(10_000)
+        port = next(PORTS)
         with socket.socket() as listener, suppress(OSError):
             listener.bind(("127.0.0.1", port))
             return port

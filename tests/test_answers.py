@@ -319,7 +319,7 @@ def test_the_questions_are_asked_in_plain_words(tmp_path: Path) -> None:
         str(SCRIPTS / "cookiecutter"),
         [str(TEMPLATE)],
         cwd=str(tmp_path),
-        env=environment(HOME=str(tmp_path), COLUMNS="200", TERM="dumb"),
+        env=environment(HOME=str(tmp_path), COLUMNS="200", LINES="24", TERM="dumb"),
         encoding="utf-8",
         dimensions=(24, 200),
         timeout=20,

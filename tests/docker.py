@@ -111,12 +111,7 @@ class Container:
     def wait_for_health(self, timeout: float = 60) -> None:
         """Wait for the first 200 on /health."""
         url = f"{self.url()}/health"
-
-        def answers() -> bool:
-            assert self.is_running(), self.logs()
-            return call(url).status == 200
-
-        wait_until(answers, timeout=timeout, what=self.logs)
+        wait_until(lambda: call(url).status == 200, timeout=timeout, what=self.logs)
 
     def wait_for_end(self, timeout: float = 60) -> int:
         wait_until(lambda: not self.is_running(), timeout=timeout, what=self.logs)

@@ -171,6 +171,7 @@ def production(project: Path, image: str, combination: Combination) -> Iterator[
         yield made._replace(image=image)
 
 
+@with_uv
 def test_production_names_what_is_missing(project: Path, image: str, combination: Combination) -> None:
     with stack(project, project / "compose.prod.yaml", TAG="one") as made:
         (project / ".env.prod").unlink(missing_ok=True)

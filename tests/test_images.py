@@ -149,7 +149,8 @@ def started_on(cpus: str, project: Project, options: list[str]) -> Iterator[Cont
     """
     with ExitStack() as until_the_end:
         with reported(project.combination, f"started on {cpus} CPUs"):
-            started = until_the_end.enter_context(service(project, options, f"--cpus={cpus}", "--memory=512m"))
+            limits = [f"--cpus={cpus}", "--memory=512m", "--memory-swap=512m"]
+            started = until_the_end.enter_context(service(project, options, *limits))
         yield started
 
 
@@ -332,54 +333,53 @@ def test_each_port_has_one_door(running: Container, key: str) -> None:
     assert call(f"{running.url()}/mcp", key=key, data={}).status == 404
 
 
-def test_it_runs_as_an_arbitrary_user(project: Project, options: list[str]) -> None:
-    with service(project, options, "--user=12345:0") as started:
+def test_a_killed_worker_is_replaced(running: Container, key: str) -> None:
+    workers = [int(pid) for pid in re.findall(r"Booting worker with pid: (\d+)", running.logs())]
+    assert len(workers) == 2
+    running.exec("python", "-c", f"import os; os.kill({workers[0]}, 9)")
+    booted = "Booting worker with pid"
+    wait_until(lambda: running.logs().count(booted) == 3, timeout=20, what=running.logs)
+    wait_until(
+        lambda: all(call(f"{running.url()}/tasks", key=key).status == 200 for _ in range(10)),
+        timeout=20,
+        what=running.logs,
+    )
+
+
+def test_what_takes_too_much_memory_is_killed_and_the_service_goes_on(running: Container, key: str) -> None:
+    running.exec("python", "-c", "b'x' * 800_000_000", status=137)
+    answer = call(f"{running.url()}/tasks", key=key, data={"title": "Still there"})
+    assert answer.status == 201
+    assert running.inspect()["RestartCount"] == 0
+    assert running.is_running()
+
+
+def test_a_stop_lets_the_request_in_flight_finish(running: Container, key: str) -> None:
+    """The last one of those that run."""
+    body = json.dumps({"title": "Sent slowly"}).encode()
+    head = f"POST /tasks HTTP/1.1\r\nHost: localhost\r\nX-API-Key: {key}\r\nContent-Type: application/json\r\n"
+    with socket.create_connection(("127.0.0.1", running.port(8000)), timeout=30) as connection:
+        connection.sendall(head.encode() + f"Content-Length: {len(body)}\r\n\r\n".encode() + body[:5])
+        time.sleep(1)
+        began = time.monotonic()
+        stopping = threading.Thread(target=docker, args=("stop", "--time=60", running.id))
+        stopping.start()
+        time.sleep(2)
+        connection.sendall(body[5:])
+        assert connection.recv(1000).startswith(b"HTTP/1.1 201 ")
+    stopping.join()
+    assert time.monotonic() - began < STOP_LIMIT
+    assert running.inspect()["State"]["ExitCode"] == 0
+
+
+def test_as_an_arbitrary_user_it_runs_and_a_start_compiles_nothing(project: Project, options: list[str]) -> None:
+    """To compile would take seconds on a quarter of a CPU."""
+    with service(project, options, "--user=12345:0", "--env=PYTHONVERBOSE=1") as started:
+        logs = started.logs()
         key = started.issue_key("arbitrary")
         assert call(f"{started.url()}/tasks", key=key, data={"title": "A task"}).status == 201
-
-
-def test_a_killed_worker_is_replaced(project: Project, options: list[str]) -> None:
-    with service(project, options) as started:
-        key = started.issue_key("killer")
-        workers = [int(pid) for pid in re.findall(r"Booting worker with pid: (\d+)", started.logs())]
-        assert len(workers) == 2
-        started.exec("python", "-c", f"import os; os.kill({workers[0]}, 9)")
-        booted = "Booting worker with pid"
-        wait_until(lambda: started.logs().count(booted) == 3, timeout=20, what=started.logs)
-        wait_until(
-            lambda: all(call(f"{started.url()}/tasks", key=key).status == 200 for _ in range(10)),
-            timeout=20,
-            what=started.logs,
-        )
-
-
-def test_what_takes_too_much_memory_is_killed_and_the_service_goes_on(project: Project, options: list[str]) -> None:
-    with service(project, options, "--memory=256m", "--memory-swap=256m") as started:
-        key = started.issue_key("eater")
-        started.exec("python", "-c", "b'x' * 400_000_000", status=137)
-        answer = call(f"{started.url()}/tasks", key=key, data={"title": "Still there"})
-        assert answer.status == 201
-        assert started.inspect()["RestartCount"] == 0
-        assert started.inspect()["State"]["Running"]
-
-
-def test_a_stop_lets_the_request_in_flight_finish(project: Project, options: list[str]) -> None:
-    with service(project, options) as started:
-        key = started.issue_key("stopper")
-        body = json.dumps({"title": "Sent slowly"}).encode()
-        head = f"POST /tasks HTTP/1.1\r\nHost: localhost\r\nX-API-Key: {key}\r\nContent-Type: application/json\r\n"
-        with socket.create_connection(("127.0.0.1", started.port(8000)), timeout=30) as connection:
-            connection.sendall(head.encode() + f"Content-Length: {len(body)}\r\n\r\n".encode() + body[:5])
-            time.sleep(1)
-            began = time.monotonic()
-            stopping = threading.Thread(target=docker, args=("stop", "--time=60", started.id))
-            stopping.start()
-            time.sleep(2)
-            connection.sendall(body[5:])
-            assert connection.recv(1000).startswith(b"HTTP/1.1 201 ")
-        stopping.join()
-        assert time.monotonic() - began < STOP_LIMIT
-        assert started.inspect()["State"]["ExitCode"] == 0
+    assert "# code object from '/opt/bytecode/srv/app/main." in logs
+    assert re.findall(r"^# code object from (\S+\.py)$", logs, re.MULTILINE) == []
 
 
 @once
@@ -398,14 +398,6 @@ def test_a_request_that_never_ends_does_not_hold_up_a_stop(project: Project, opt
 def test_it_starts_on_a_quarter_of_a_cpu(project: Project, options: list[str]) -> None:
     with started_on("0.25", project, options) as started:
         assert call(f"{started.url()}/ready").status == 200
-
-
-def test_a_start_compiles_nothing(project: Project, options: list[str]) -> None:
-    """That would take seconds on a quarter of a CPU."""
-    with service(project, options, "--env=PYTHONVERBOSE=1") as started:
-        logs = started.logs()
-    assert "# code object from '/opt/bytecode/srv/app/main." in logs
-    assert re.findall(r"^# code object from (\S+\.py)$", logs, re.MULTILINE) == []
 
 
 @only(*(each for each in AS_IMAGES if each.package_manager == "uv" or each.gpu))
@@ -469,7 +461,7 @@ def test_a_change_of_the_source_builds_no_package_again(source: Path, project: P
     with reported(project.combination, "rebuilt after a change of the source"):
         command = ["docker", "build", "--progress=plain", "--output=type=cacheonly", "."]
         log = run(*command, cwd=source, env=environment()).stderr
-    steps = re.findall(r"^#(\d+) \[builder \d", log, re.MULTILINE)
+    steps = re.findall(r"^#(\d+) \[(?:packages|builder) \d", log, re.MULTILINE)
     assert steps
     assert all(f"\n#{step} CACHED\n" in log for step in steps), log
 

@@ -100,7 +100,7 @@ def test_each_event_checks_tests_and_publishes_what_it_should(
 
 def has_kept_packages(log: str) -> bool:
     """Whether a build took the layers with the packages from the cache."""
-    steps = re.findall(r"^#(\d+) \[builder \d", log, re.MULTILINE)
+    steps = re.findall(r"^#(\d+) \[(?:packages|builder) \d", log, re.MULTILINE)
     assert steps, log
     return all(f"\n#{step} CACHED" in log for step in steps)
 

@@ -8,3 +8,6 @@ RUN --mount=type=bind,source={{ lock }},target={{ lock }} \
     pip install --cache-dir=/.cache/pip --quiet --user --no-compile --no-warn-script-location \
         --require-hashes{{ '' if complete else ' --no-deps' }} --requirement {{ lock }}
 {%- endmacro %}
+{% macro add(lock) %}
+{{ install(lock) }}
+{%- endmacro %}

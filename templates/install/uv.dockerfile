@@ -7,9 +7,14 @@ RUN --mount=type=bind,source=requirements-dev.txt,target=requirements-dev.txt \
     --mount=type=cache,target=/.cache/pip \
     sed -n '/^uv==/,/# via/p' requirements-dev.txt > /tmp/uv.txt && \
     pip install --cache-dir=/.cache/pip --quiet --require-hashes --requirement /tmp/uv.txt
+{{ add(lock, 'uv venv --quiet /opt/venv') }}
+{%- endmacro %}
+{% macro add(lock, first='') %}
 RUN --mount=type=bind,source={{ lock }},target={{ lock }} \
     --mount=type=cache,target=/.cache/uv \
-    uv venv --quiet /opt/venv && \
+{% if first %}
+    {{ first }} && \
+{% endif %}
     uv pip sync --cache-dir=/.cache/uv --quiet --require-hashes --link-mode=copy --python=/opt/venv {{ lock }} && \
-    rm /opt/venv/.gitignore /opt/venv/.lock /opt/venv/CACHEDIR.TAG
+    rm -f /opt/venv/.gitignore /opt/venv/.lock /opt/venv/CACHEDIR.TAG
 {%- endmacro %}

@@ -2,10 +2,15 @@
 {% macro environment() %}
 ENV PATH=/opt/venv/bin:$PATH
 {%- endmacro %}
-{% macro install(lock, complete=true) %}
+{% macro install(lock, complete=true, new=true) %}
 RUN --mount=type=bind,source={{ lock }},target={{ lock }} \
     --mount=type=cache,target=/.cache/pip \
+{% if new %}
     python -m venv --without-pip /opt/venv && \
+{% endif %}
     pip --python=/opt/venv install --cache-dir=/.cache/pip --quiet --no-compile \
         --require-hashes{{ '' if complete else ' --no-deps' }} --requirement {{ lock }}
+{%- endmacro %}
+{% macro add(lock) %}
+{{ install(lock, new=false) }}
 {%- endmacro %}

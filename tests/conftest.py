@@ -40,8 +40,8 @@ def reported(combination: Combination, what: str) -> Iterator[list[str]]:
 
 
 # The workflows, which take most of the disk, while there is little else on it; then the combinations that take longest, so
-# that the processes end together: those with uv have also what runs once, and those with jobs have twice the tests.
-LONGEST_FIRST = sorted(COMBINATIONS, key=lambda each: (each.package_manager != "uv", not each.gpu))
+# that the processes end together: those with jobs have twice the tests, and those with uv have also what runs once.
+LONGEST_FIRST = sorted(COMBINATIONS, key=lambda each: (not each.gpu, each.package_manager != "uv"))
 FIRST = ["test_pipeline.py", *map(str, LONGEST_FIRST)]
 
 

@@ -202,6 +202,19 @@ def run_tests_inside(image: str, combination: Combination) -> None:
     assert re.findall(r"^SKIPPED \[1\] \S+ (.*)", printed, re.MULTILINE) == WITHOUT_PGBOUNCER[combination.database]
 
 
+@only(ON_NEWER_PYTHON)
+def test_another_version_of_python_can_be_chosen(project: Project) -> None:
+    arguments = ["--build-arg=PYTHON_VERSION=3.13"]
+    with reported(project.combination, "built, tested and started on Python 3.13"):
+        stages = {stage: build(project.folder, stage, *arguments) for stage in STAGES}
+        run_tests_inside(stages["ci"], project.combination)
+        assert strays(stages["production"], "python:3.13-slim") == []
+        with service(project, [], image=stages["production"]) as started:
+            assert started.exec("python", "--version").startswith("Python 3.13.")
+            key = started.issue_key()
+            assert call(f"{started.url()}/tasks", key=key, data={"title": "A task"}).status == 201
+
+
 @once
 def test_an_updated_project_builds_and_serves_what_was_added(updated: Path, combination: Combination) -> None:
     require_docker()
@@ -481,19 +494,6 @@ def test_a_package_that_does_not_match_its_hash_is_refused(source: Path) -> None
     lock = source / "requirements.txt"
     lock.write_text(re.sub(r"sha256:[0-9a-f]{8}", "sha256:00000000", lock.read_text()))
     docker("build", "--quiet", "--target=builder", source, status=1, timeout=300)
-
-
-@only(ON_NEWER_PYTHON)
-def test_another_version_of_python_can_be_chosen(project: Project) -> None:
-    arguments = ["--build-arg=PYTHON_VERSION=3.13"]
-    with reported(project.combination, "built, tested and started on Python 3.13"):
-        stages = {stage: build(project.folder, stage, *arguments) for stage in STAGES}
-        run_tests_inside(stages["ci"], project.combination)
-        assert strays(stages["production"], "python:3.13-slim") == []
-        with service(project, [], image=stages["production"]) as started:
-            assert started.exec("python", "--version").startswith("Python 3.13.")
-            key = started.issue_key()
-            assert call(f"{started.url()}/tasks", key=key, data={"title": "A task"}).status == 201
 
 
 @once

@@ -369,7 +369,7 @@ def test_what_takes_too_much_memory_is_killed_and_the_service_goes_on(running: C
 
 
 def test_a_stop_lets_the_request_in_flight_finish(running: Container, key: str) -> None:
-    """The last one of those that run."""
+    """This ends the container that the tests above share."""
     body = json.dumps({"title": "Sent slowly"}).encode()
     head = f"POST /tasks HTTP/1.1\r\nHost: localhost\r\nX-API-Key: {key}\r\nContent-Type: application/json\r\n"
     with socket.create_connection(("127.0.0.1", running.port(8000)), timeout=30) as connection:

@@ -387,8 +387,9 @@ def test_a_stop_lets_the_request_in_flight_finish(running: Container, key: str) 
 
 
 def test_as_an_arbitrary_user_it_runs_and_a_start_compiles_nothing(project: Project, options: list[str]) -> None:
-    """To compile would take seconds on a quarter of a CPU."""
-    with service(project, options, "--user=12345:0", "--env=PYTHONVERBOSE=1") as started:
+    """To compile would take seconds on a quarter of a CPU. The memory is what the README calls enough to begin with."""
+    limits = ["--memory=256m", "--memory-swap=256m"]
+    with service(project, options, "--user=12345:0", "--env=PYTHONVERBOSE=1", *limits) as started:
         logs = started.logs()
         key = started.issue_key("arbitrary")
         assert call(f"{started.url()}/tasks", key=key, data={"title": "A task"}).status == 201

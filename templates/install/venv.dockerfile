@@ -11,6 +11,3 @@ RUN --mount=type=bind,source={{ lock }},target={{ lock }} \
     pip --python=/opt/venv install --cache-dir=/.cache/pip --quiet --no-compile \
         --require-hashes{{ '' if complete else ' --no-deps' }} --requirement {{ lock }}
 {%- endmacro %}
-{% macro add(lock) %}
-{{ install(lock, new=false) }}
-{%- endmacro %}

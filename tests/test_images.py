@@ -188,15 +188,14 @@ WITHOUT_PGBOUNCER: dict[str, list[str]] = {
 
 
 def run_tests_inside(image: str, combination: Combination) -> None:
-    """Without coverage, which test_pipeline.py has; and before all else that containers do meanwhile, as some check timings.
+    """Without coverage, which test_pipeline.py has.
 
     One process takes least CPU time; but those of jobs wait so long that one would take a quarter of an hour.
     """
     command: list[str] = json.loads(docker("image", "inspect", "--format={{json .Config.Cmd}}", image))
     command[command.index("--cov")] = f"--numprocesses={2 if combination.gpu else 0}"
     with reported(combination, "tested inside the stage ci") as details:
-        options = ["--rm", "--cpu-shares=8192", f"--name={PREFIX}-ci-{combination}"]
-        printed = docker("run", *options, image, *command, timeout=900)
+        printed = docker("run", "--rm", f"--name={PREFIX}-ci-{combination}", image, *command, timeout=900)
         details += re.findall(r"=+ (\d+ passed.*) in ", printed)
         assert details
     assert re.findall(r"^SKIPPED \[1\] \S+ (.*)", printed, re.MULTILINE) == WITHOUT_PGBOUNCER[combination.database]

@@ -42,6 +42,8 @@ MEMORY_LIMITS = {False: 120, True: 140}
 """MiB after `REQUESTS` requests, without and with what jobs need."""
 REQUESTS = 2000
 STOP_LIMIT = 15.0
+BEFORE_BUILDS = ["--cpu-shares=2048"]
+"""For what has deadlines: twice the CPU time that a build or a stack has."""
 
 # What a file of the image that is not the base's may be called. Packages have bytecode, data and what identifies them.
 PACKAGE = r"opt/(venv|user)/lib/python3\.\d+/site-packages/"
@@ -130,7 +132,7 @@ def _succeeds(container: Container, *command: str) -> bool:
 def service(project: Project, options: list[str], *more: str, image: str = "") -> Iterator[Container]:
     """The service, started hardened, from its first 200 on."""
     publish = ["--publish=127.0.0.1::8000", "--publish=127.0.0.1::8051"]
-    with container(*HARDENED, *publish, *options, *more, image or project.image) as started:
+    with container(*HARDENED, *BEFORE_BUILDS, *publish, *options, *more, image or project.image) as started:
         started.wait_for_health()
         yield started
 
@@ -188,14 +190,15 @@ WITHOUT_PGBOUNCER: dict[str, list[str]] = {
 
 
 def run_tests_inside(image: str, combination: Combination) -> None:
-    """Without coverage, which test_pipeline.py has.
+    """Without coverage, which test_pipeline.py has, and with its files in memory, as builds keep the disk busy.
 
     One process takes least CPU time; but those of jobs wait so long that one would take a quarter of an hour.
     """
     command: list[str] = json.loads(docker("image", "inspect", "--format={{json .Config.Cmd}}", image))
     command[command.index("--cov")] = f"--numprocesses={2 if combination.gpu else 0}"
     with reported(combination, "tested inside the stage ci") as details:
-        printed = docker("run", "--rm", f"--name={PREFIX}-ci-{combination}", image, *command, timeout=900)
+        options = ["--rm", "--tmpfs=/tmp:exec", *BEFORE_BUILDS, f"--name={PREFIX}-ci-{combination}"]
+        printed = docker("run", *options, image, *command, timeout=900)
         details += re.findall(r"=+ (\d+ passed.*) in ", printed)
         assert details
     assert re.findall(r"^SKIPPED \[1\] \S+ (.*)", printed, re.MULTILINE) == WITHOUT_PGBOUNCER[combination.database]

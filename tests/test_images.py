@@ -370,12 +370,17 @@ def test_what_takes_too_much_memory_is_killed_and_the_service_goes_on(running: C
     assert running.is_running()
 
 
+def head_of_a_task(key: str, length: int) -> bytes:
+    """What announces a request body of so many bytes."""
+    lines = ["POST /tasks HTTP/1.1", "Host: localhost", f"X-API-Key: {key}", f"Content-Length: {length}"]
+    return "\r\n".join([*lines, "Content-Type: application/json", "", ""]).encode()
+
+
 def test_a_stop_lets_the_request_in_flight_finish(running: Container, key: str) -> None:
     """This ends the container that the tests above share."""
     body = json.dumps({"title": "Sent slowly"}).encode()
-    head = f"POST /tasks HTTP/1.1\r\nHost: localhost\r\nX-API-Key: {key}\r\nContent-Type: application/json\r\n"
     with socket.create_connection(("127.0.0.1", running.port(8000)), timeout=30) as connection:
-        connection.sendall(head.encode() + f"Content-Length: {len(body)}\r\n\r\n".encode() + body[:5])
+        connection.sendall(head_of_a_task(key, len(body)) + body[:5])
         time.sleep(1)
         began = time.monotonic()
         stopping = threading.Thread(target=docker, args=("stop", "--time=60", running.id))
@@ -402,13 +407,14 @@ def test_as_an_arbitrary_user_it_runs_and_a_start_compiles_nothing(project: Proj
 @once
 def test_a_request_that_never_ends_does_not_hold_up_a_stop(project: Project, options: list[str]) -> None:
     with service(project, options) as started:
-        head = b"POST /tasks HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n"
+        head = head_of_a_task(started.issue_key(), 9)
         with socket.create_connection(("127.0.0.1", started.port(8000)), timeout=30) as connection:
             connection.sendall(head)
             time.sleep(1)
             began = time.monotonic()
             docker("stop", "--time=60", started.id)
-        assert time.monotonic() - began < STOP_LIMIT
+            assert time.monotonic() - began < STOP_LIMIT
+            assert connection.recv(1000).startswith(b"HTTP/1.1 503 ")
         assert started.inspect()["State"]["ExitCode"] == 0
 
 

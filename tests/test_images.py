@@ -7,9 +7,9 @@ import shutil
 import socket
 import subprocess
 import tarfile
-import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -42,8 +42,10 @@ MEMORY_LIMITS = {False: 120, True: 140}
 """MiB after `REQUESTS` requests, without and with what jobs need."""
 REQUESTS = 2000
 STOP_LIMIT = 15.0
+AT_ONCE = ["--cpu-shares=262144"]
+"""For what has deadlines and needs little: CPU time before all others, so that it is as fast as on an idle machine."""
 BEFORE_BUILDS = ["--cpu-shares=2048"]
-"""For what has deadlines: twice the CPU time that a build or a stack has."""
+"""For what has deadlines and needs much: twice the CPU time that a build or a stack has."""
 
 # What a file of the image that is not the base's may be called. Packages have bytecode, data and what identifies them.
 PACKAGE = r"opt/(venv|user)/lib/python3\.\d+/site-packages/"
@@ -132,7 +134,7 @@ def _succeeds(container: Container, *command: str) -> bool:
 def service(project: Project, options: list[str], *more: str, image: str = "") -> Iterator[Container]:
     """The service, started hardened, from its first 200 on."""
     publish = ["--publish=127.0.0.1::8000", "--publish=127.0.0.1::8051"]
-    with container(*HARDENED, *BEFORE_BUILDS, *publish, *options, *more, image or project.image) as started:
+    with container(*HARDENED, *AT_ONCE, *publish, *options, *more, image or project.image) as started:
         started.wait_for_health()
         yield started
 
@@ -370,27 +372,47 @@ def test_what_takes_too_much_memory_is_killed_and_the_service_goes_on(running: C
     assert running.is_running()
 
 
-def head_of_a_task(key: str, length: int) -> bytes:
-    """What announces a request body of so many bytes."""
-    lines = ["POST /tasks HTTP/1.1", "Host: localhost", f"X-API-Key: {key}", f"Content-Length: {length}"]
-    return "\r\n".join([*lines, "Content-Type: application/json", "", ""]).encode()
+def stop_during_a_request(started: Container, key: str, rest_after: float | None) -> tuple[bytes, float]:
+    """What a request is answered whose body is sent in part, and the rest so many seconds after the stop, or never; and
+    the seconds that the stop took."""
+    body = json.dumps({"title": "Sent slowly"}).encode()
+    with socket.create_connection(("127.0.0.1", started.port(8000)), timeout=30) as connection:
+        lines = ["POST /tasks HTTP/1.1", "Host: localhost", f"X-API-Key: {key}", f"Content-Length: {len(body)}"]
+        head = "\r\n".join([*lines, "Content-Type: application/json", "", ""])
+        connection.sendall(head.encode() + body[:5])
+        time.sleep(1)
+        began = time.monotonic()
+        with ThreadPoolExecutor() as pool:
+            stopped = pool.submit(docker, "stop", "--time=60", started.id)
+            if rest_after is not None:
+                time.sleep(rest_after)
+                connection.sendall(body[5:])
+            stopped.result()
+        took = time.monotonic() - began
+        assert started.inspect()["State"]["ExitCode"] == 0
+        return connection.recv(1000), took
+
+
+def assert_stops(started: Container, key: str, rest_after: float | None, answer: bytes) -> None:
+    """Builds may hold up a stop: what is slow three times is slow by itself. The container may have been stopped before."""
+    took: list[float] = []
+    while not took or took[-1] >= STOP_LIMIT:
+        assert len(took) < 3, f"stops took {took} s"
+        docker("start", started.id)
+        started.wait_for_health()
+        answered, seconds = stop_during_a_request(started, key, rest_after)
+        assert answered.startswith(answer)
+        took.append(seconds)
 
 
 def test_a_stop_lets_the_request_in_flight_finish(running: Container, key: str) -> None:
     """This ends the container that the tests above share."""
-    body = json.dumps({"title": "Sent slowly"}).encode()
-    with socket.create_connection(("127.0.0.1", running.port(8000)), timeout=30) as connection:
-        connection.sendall(head_of_a_task(key, len(body)) + body[:5])
-        time.sleep(1)
-        began = time.monotonic()
-        stopping = threading.Thread(target=docker, args=("stop", "--time=60", running.id))
-        stopping.start()
-        time.sleep(2)
-        connection.sendall(body[5:])
-        assert connection.recv(1000).startswith(b"HTTP/1.1 201 ")
-    stopping.join()
-    assert time.monotonic() - began < STOP_LIMIT
-    assert running.inspect()["State"]["ExitCode"] == 0
+    assert_stops(running, key, rest_after=2, answer=b"HTTP/1.1 201 ")
+
+
+@once
+def test_a_request_that_never_ends_does_not_hold_up_a_stop(running: Container, key: str) -> None:
+    assert_stops(running, key, rest_after=None, answer=b"HTTP/1.1 503 ")
 
 
 def test_as_an_arbitrary_user_it_runs_and_a_start_compiles_nothing(project: Project, options: list[str]) -> None:
@@ -402,20 +424,6 @@ def test_as_an_arbitrary_user_it_runs_and_a_start_compiles_nothing(project: Proj
         assert call(f"{started.url()}/tasks", key=key, data={"title": "A task"}).status == 201
     assert "# code object from '/opt/bytecode/srv/app/main." in logs
     assert re.findall(r"^# code object from (\S+\.py)$", logs, re.MULTILINE) == []
-
-
-@once
-def test_a_request_that_never_ends_does_not_hold_up_a_stop(project: Project, options: list[str]) -> None:
-    with service(project, options) as started:
-        head = head_of_a_task(started.issue_key(), 9)
-        with socket.create_connection(("127.0.0.1", started.port(8000)), timeout=30) as connection:
-            connection.sendall(head)
-            time.sleep(1)
-            began = time.monotonic()
-            docker("stop", "--time=60", started.id)
-            assert time.monotonic() - began < STOP_LIMIT
-            assert connection.recv(1000).startswith(b"HTTP/1.1 503 ")
-        assert started.inspect()["State"]["ExitCode"] == 0
 
 
 def test_it_starts_on_a_quarter_of_a_cpu(project: Project, options: list[str]) -> None:

@@ -42,6 +42,7 @@ MEMORY_LIMITS = {False: 120, True: 140}
 """MiB after `REQUESTS` requests, without and with what jobs need."""
 REQUESTS = 2000
 STOP_LIMIT = 15.0
+"""Seconds, with a request in flight."""
 AT_ONCE = ["--cpu-shares=262144"]
 """For what has deadlines and needs little: CPU time before all others, so that it is as fast as on an idle machine."""
 BEFORE_BUILDS = ["--cpu-shares=2048"]

@@ -133,7 +133,7 @@ def render(database: str, folder: Path) -> Path:
 def database_of(project: Path) -> Iterator[str]:
     """The URL of a migrated database with `ROWS` tasks in it."""
     if (project / "tests" / "postgres.py").exists():
-        code = "import sys; from pathlib import Path; from tests.postgres import start; "
+        code = "import sys; from pathlib import Path; from dev.postgres import start; "
         code += "print(start(Path('.postgres')).get_uri(), flush=True); sys.stdin.read()"
         server = subprocess.Popen(
             [".venv/bin/python", "-W", "ignore", "-c", code],
@@ -148,7 +148,7 @@ def database_of(project: Path) -> Iterator[str]:
         server = None
         url = f"sqlite:///{project}/benchmark.db"
     environment = {**os.environ, "DATABASE_URL": url}
-    run([".venv/bin/python", "-m", "app.migrate"], project, environment)
+    run([".venv/bin/python", "-m", "app.db.migrate"], project, environment)
     fill = (
         "import asyncio\n"
         "from sqlalchemy import insert\n"
@@ -182,7 +182,7 @@ def serve(name: str, project: Path, url: str, app: list[str]) -> Iterator[Server
     }
     headers = {}
     if not app:
-        issue = [".venv/bin/python", "-m", "app.auth", "issue", "benchmark"]
+        issue = [".venv/bin/python", "-m", "app.api_keys", "issue", "benchmark"]
         headers["X-API-Key"] = run(issue, project, environment).strip()
     with (project / f"{name}.log").open("wb") as log:
         command = [".venv/bin/python", "-m", "gunicorn", *app]

@@ -60,7 +60,7 @@ def options(combination: Combination, image: str) -> Iterator[list[str]]:
         wait_until(lambda: subprocess.run(ready, check=False).returncode == 0, timeout=60, what=server.logs)
         url = "postgresql://postgres:benchmark@database:5432/postgres"
         settings = [f"--network={net}", f"--env=DATABASE_URL={url}", f"--env=API_KEY_SECRET={SECRET}"]
-        docker("run", "--rm", *settings, image, "python", "-m", "app.migrate")
+        docker("run", "--rm", *settings, image, "python", "-m", "app.db.migrate")
         yield settings
 
 

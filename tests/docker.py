@@ -103,7 +103,7 @@ class Container:
         return docker("exec", self.id, *command, status=status)
 
     def issue_key(self, name: str = "tests") -> str:
-        return self.exec("python", "-m", "app.auth", "issue", name).splitlines()[-1]
+        return self.exec("python", "-m", "app.api_keys", "issue", name).splitlines()[-1]
 
     def is_running(self) -> bool:
         return bool(self.inspect()["State"]["Running"])

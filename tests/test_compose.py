@@ -73,7 +73,7 @@ class Stack(NamedTuple):
         return [Container(id) for id in self.compose("ps", "--all", "--quiet", service).split()]
 
     def issue_key(self, name: str) -> str:
-        return self.compose("exec", "-T", "api", "python", "-m", "app.auth", "issue", name).splitlines()[-1]
+        return self.compose("exec", "-T", "api", "python", "-m", "app.api_keys", "issue", name).splitlines()[-1]
 
 
 @contextmanager

@@ -119,7 +119,7 @@ def options(project: Project) -> Iterator[list[str]]:
         wait_until(lambda: _succeeds(server, *ready), timeout=60, what=server.logs)
         url = "postgresql://postgres:tests@database:5432/postgres"
         options = [f"--network={net}", f"--env=DATABASE_URL={url}", f"--env=API_KEY_SECRET={SECRET}"]
-        docker("run", "--rm", *options, project.image, "python", "-m", "app.migrate")
+        docker("run", "--rm", *options, project.image, "python", "-m", "app.db.migrate")
         yield options
 
 
@@ -331,7 +331,7 @@ def test_the_engine_finds_it_healthy(running: Container) -> None:
 @with_uv
 @pytest.mark.parametrize("port", ["PORT", "MCP_PORT"])
 def test_the_health_check_fails_if_a_port_does_not_answer_200(port: str, running: Container) -> None:
-    check = ["python", "-m", "app.healthcheck"]
+    check = ["python", "-m", "app.web.healthcheck"]
     running.exec(*check)
     docker("exec", f"--env={port}=9", running.id, *check, status=1)
 

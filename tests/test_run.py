@@ -253,7 +253,7 @@ def test_the_readme_leads_from_sqlite_to_postgresql(installed: Service, baked: P
     [block] = code_blocks(project / "README.md", "Data from SQLite", "sh")
     run("sh", "-ec", block, cwd=project, env=installed.env)
     python = installed.python
-    printed = run(python, "-m", "tests.postgres", python, "-c", QUERY, cwd=project, env=installed.env).stdout
+    printed = run(python, "-m", "dev.postgres", python, "-c", QUERY, cwd=project, env=installed.env).stdout
     assert [tuple(row) for row in json.loads(printed.splitlines()[0])] == expected
     assert printed.splitlines()[1:] == ["3", "1"]
 

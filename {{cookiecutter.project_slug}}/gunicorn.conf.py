@@ -19,8 +19,8 @@ os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(metrics_folder)
 from gunicorn.arbiter import Arbiter  # noqa: E402
 from uvicorn_worker import UvicornWorker  # noqa: E402
 
+from app.db.migrate import migrate  # noqa: E402
 from app.logs import log_config  # noqa: E402
-from app.migrate import migrate  # noqa: E402
 from app.settings import load_settings  # noqa: E402
 
 settings = load_settings()

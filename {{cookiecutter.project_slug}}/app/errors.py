@@ -1,10 +1,18 @@
-"""What can go wrong in the service, whichever door the call came through."""
+"""The service's own errors, whichever interface the request came through."""
 
 
 class ServiceError(Exception):
-    """The text is written for the caller. `status` is what HTTP calls this kind of error."""
+    """The text is written for the caller; `status` is the HTTP status of this kind of error."""
 
     status: int
+
+
+class InvalidInput(ServiceError):
+    status = 422
+
+
+class Forbidden(ServiceError):
+    status = 403
 
 
 class NotFound(ServiceError):
@@ -16,6 +24,9 @@ class Conflict(ServiceError):
 
 
 class DatabaseUnavailable(ServiceError):
-    """The database does not answer or cannot work; the text is the reason."""
+    """The database cannot be reached or cannot work. What the driver says of it is only in the logs."""
 
     status = 503
+
+    def __init__(self, text: str = "The database is unavailable; try again in a few seconds.") -> None:
+        super().__init__(text)

@@ -7,6 +7,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
+request_notes: ContextVar[dict[str, object]] = ContextVar("request_notes")
+"""What the access log line of this request says besides, such as the tool that was called."""
 
 _NOT_EXTRA = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message"}
 
@@ -39,8 +41,6 @@ def log_config(level: str) -> dict[str, Any]:
             "gunicorn.error": {"level": level, "handlers": ["stdout"], "propagate": False},
             # A line for each message it handles, beside our own for each request.
             "mcp": {"level": "WARNING"},
-            # At DEBUG it would show the data of every statement.
-            "aiosqlite": {"level": "INFO"},
             "alembic.runtime.plugins": {"level": "WARNING"},
         },
     }

@@ -1,35 +1,52 @@
 """Puts the service together: two ASGI apps, one for each port, over one database."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
+from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
-from app import health, modules_named, openapi, rest
-from app.auth import ApiKeys, RequireKey
-from app.database import Database
-from app.mcp import PATH as MCP_PATH
-from app.mcp import create_mcp_app, create_mcp_server
-from app.middleware import DispatchByPort, Envelope, LimitBody
-from app.problems import add_problem_handlers
+from app.api_keys.rest import api_keys_router
+from app.api_keys.service import ApiKeyVerifier
+from app.db.database import Database, open_database
+from app.features import create_features
 from app.settings import DESCRIPTION, TITLE, VERSION, Settings, load_settings
-from app.tasks import Tasks
+from app.web.authentication import ApiKeyMiddleware
+from app.web.feature import Feature
+from app.web.mcp import PATH as MCP_PATH
+from app.web.mcp import create_mcp_app, create_mcp_server
+from app.web.middleware import (
+    AccessLogMiddleware,
+    BodySizeLimitMiddleware,
+    DispatchByPort,
+    ErrorMiddleware,
+    RequestIdMiddleware,
+    TimeoutMiddleware,
+    with_middleware,
+)
+from app.web.openapi import RestApi
+from app.web.probes import PROBE_PATHS, probes_router
+from app.web.problems import add_problem_handlers
 
-OPEN_PATHS = frozenset({"/live", "/ready", "/health", "/metrics", "/docs", "/redoc", "/openapi.json"})
+DOCS_PATHS = frozenset({"/docs", "/redoc", "/openapi.json"})
 
 
-def create_app(settings: Settings | None = None) -> ASGIApp:
+def create_app(
+    settings: Settings | None = None,
+    *,
+    create_features: Callable[[Database, Settings], list[Feature]] = create_features,
+) -> ASGIApp:
     settings = settings or load_settings()
-    database = Database(
+    database = open_database(
         settings.database_url.get_secret_value(),
         pool_size=settings.database_pool_size,
-        through_pooler=settings.uses_pooler,
+        through_pooler=settings.through_pooler,
     )
-    tasks = Tasks(database)
-    api_keys = ApiKeys(database, settings.key_secret())
-    mcp_server = create_mcp_server(tasks)
+    verifier = ApiKeyVerifier(database, settings.key_secret())
+    features = create_features(database, settings)
+    mcp_server = create_mcp_server(features)
     mcp_app = create_mcp_app(mcp_server, settings)
 
     @asynccontextmanager
@@ -38,39 +55,70 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
             yield
         await database.close()
 
-    rest_app = FastAPI(
+    rest_app = RestApi(
         title=TITLE,
         description=DESCRIPTION,
         version=VERSION,
         lifespan=lifespan,
+        middleware=middleware_of("rest", verifier, settings),
         generate_unique_id_function=lambda route: route.name,  # `create_task`, as in generated clients
+        redirect_slashes=False,  # behind a proxy that ends TLS, the redirect would lead to http://
         swagger_ui_oauth2_redirect_url=None,
     )
-    rest_app.state.database = database
-    rest_app.state.tasks = tasks
-    rest_app.state.api_keys = api_keys
-    rest_app.include_router(rest.tasks_router)
-    rest_app.include_router(rest.admin_router)
-    rest_app.include_router(health.router)
-    for module in modules_named("*_doors"):
-        module.open_doors(rest_app, mcp_server, database, settings)
+    for feature in features:
+        rest_app.include_router(feature.router)
+    rest_app.include_router(api_keys_router(database, verifier, settings.key_secret()))
+    rest_app.include_router(probes_router(database))
     add_problem_handlers(rest_app)
-    openapi.describe(rest_app)
+    return DispatchByPort(
+        rest_app,
+        with_middleware(mcp_app, middleware_of("mcp", verifier, settings)),
+        mcp_port=settings.mcp_port,
+    )
 
-    timeout = settings.request_timeout
+
+def middleware_of(interface: str, verifier: ApiKeyVerifier, settings: Settings) -> list[Middleware]:
+    """What surrounds the app of a port, from the outside in."""
+    is_rest = interface == "rest"
+    public_paths = PROBE_PATHS | DOCS_PATHS if is_rest else frozenset({"/health"})
     admin_key = settings.admin_api_key.get_secret_value() if settings.admin_api_key else None
-    rest_door: ASGIApp = LimitBody(rest_app, limit=settings.max_body_bytes)
-    rest_door = RequireKey(rest_door, api_keys, open_paths=OPEN_PATHS, admin_path="/admin", admin_key=admin_key)
-    rest_door = Envelope(rest_door, door="rest", timeout=timeout, plain_paths=OPEN_PATHS)
-    if settings.cors_origins:
-        # Around the envelope, so that a web page can read its 500 and 504 as well.
-        rest_door = CORSMiddleware(
-            rest_door,
-            allow_origins=settings.cors_origins,
-            allow_methods=["GET", "POST", "PATCH", "DELETE"],
-            allow_headers=["Authorization", "Content-Type", "X-API-Key", "X-Request-ID"],
-            expose_headers=["Location", "Retry-After", "X-Request-ID"],
-        )
-    mcp_door: ASGIApp = RequireKey(mcp_app, api_keys, open_paths=frozenset({"/health"}))
-    mcp_door = Envelope(mcp_door, door="mcp", timeout=timeout, plain_paths=frozenset({"/health", MCP_PATH}))
-    return DispatchByPort(rest_door, mcp_door, mcp_port=settings.mcp_port)
+    return [
+        Middleware(RequestIdMiddleware),
+        Middleware(
+            AccessLogMiddleware,
+            interface=interface,
+            known_paths=public_paths if is_rest else public_paths | {MCP_PATH},
+            quiet_paths=PROBE_PATHS,
+        ),
+        # Around the errors, so that a web page can read them as well.
+        *([cors(settings)] if settings.cors_origins else []),
+        Middleware(ErrorMiddleware),
+        Middleware(TimeoutMiddleware, seconds=settings.request_timeout),
+        Middleware(
+            ApiKeyMiddleware,
+            verifier,
+            public_paths=public_paths,
+            admin_path="/admin" if is_rest else None,
+            admin_key=admin_key,
+        ),
+        # The MCP library has a limit of its own.
+        *([Middleware(BodySizeLimitMiddleware, limit=settings.max_body_bytes)] if is_rest else []),
+    ]
+
+
+def cors(settings: Settings) -> Middleware:
+    return Middleware(
+        CORSMiddleware,
+        allow_origins=settings.cors_origins,
+        allow_methods=["GET", "POST", "PATCH", "DELETE"],
+        allow_headers=[
+            "Authorization",
+            "Content-Type",
+            "Last-Event-ID",
+            "MCP-Protocol-Version",
+            "MCP-Session-ID",
+            "X-API-Key",
+            "X-Request-ID",
+        ],
+        expose_headers=["Location", "Retry-After", "X-Request-ID"],
+    )

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from app.database import is_sqlite, parse_url
+from app.database_url import is_sqlite, parse_url
 
 TITLE = {{ python_string(cookiecutter.project_name) }}
 ROOT = Path(__file__).resolve().parent.parent
@@ -59,6 +59,7 @@ class Settings(BaseSettings):
 
     database_url: SecretStr = SecretStr(DEFAULT_DATABASE_URL)
     database_pool_size: Annotated[int, Field(ge=1, le=100)] = 10
+    database_pooler: Literal["none", "transaction"] = "none"
     migration_database_url: SecretStr | None = None
     migrate_on_start: bool | None = None
 
@@ -106,9 +107,8 @@ class Settings(BaseSettings):
         parsed = parse_url(url)
         if _in_production(info) and parsed.password == "":
             raise ValueError("its password is empty: set POSTGRES_PASSWORD, if it is made of that")
-        driver = parsed.get_driver_name()
-        if find_spec(driver) is None:
-            raise ValueError(f"needs the package {driver}, which is not installed")
+        if not is_sqlite(url) and find_spec("asyncpg") is None:
+            raise ValueError("needs the package asyncpg, which is not installed")
         return value
 
 {% if cookiecutter.gpu %}
@@ -160,9 +160,10 @@ class Settings(BaseSettings):
         return is_sqlite(self.database_url.get_secret_value())
 
     @property
-    def uses_pooler(self) -> bool:
-        """Whether the app reaches Postgres through a pooler: migrations then have an address of their own."""
-        return self.migration_database_url is not None
+    def through_pooler(self) -> bool:
+        """Whether PostgreSQL is reached through a pooler in transaction mode; `?pgbouncer=true` says so as well."""
+        query = parse_url(self.database_url.get_secret_value()).query
+        return self.database_pooler == "transaction" or query.get("pgbouncer") == "true"
 
     @property
     def migration_url(self) -> str:

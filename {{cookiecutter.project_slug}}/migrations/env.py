@@ -1,22 +1,27 @@
-"""How Alembic reaches the database; `alembic` and `app.migrate` both come through here."""
+"""How Alembic reaches the database: `alembic` and `app.db.migrate` both run this."""
 
-import asyncio
 import logging.config
+from typing import Any
 
 from alembic import context
 from sqlalchemy import Connection, text
 
-from app import modules_named
-from app.database import create_engine, explain_failures
+import app.api_keys.models
+import app.features  # noqa: F401 # with the tables of all features
+from app.db.columns import Base
+from app.db.database import run_on_connection
 from app.logs import log_config
-from app.models import Base
 from app.settings import load_settings
 
 LOCK_ID = 7_265_871
 """Key of the advisory lock that lets one process migrate PostgreSQL while the others wait."""
 
-modules_named("*models")  # each adds its tables to `Base.metadata`
 settings = context.config.attributes.get("settings") or load_settings()
+
+
+def is_compared(item: Any, name: str | None, kind: str, is_in_database: bool, _counterpart: Any) -> bool:
+    """Indexes for text search are in migrations alone, for not every server can have them."""
+    return not (kind == "index" and is_in_database and name is not None and name.endswith("_search"))
 
 
 def run_migrations(connection: Connection) -> None:
@@ -24,6 +29,7 @@ def run_migrations(connection: Connection) -> None:
     context.configure(
         connection=connection,
         target_metadata=Base.metadata,
+        include_object=is_compared,
         render_as_batch=sqlite,
         # All or nothing on SQLite too: our engine begins a real transaction there, which is also the lock.
         transactional_ddl=True,
@@ -37,18 +43,8 @@ def run_migrations(connection: Connection) -> None:
             connection.execute(text("UPDATE alembic_version SET version_num = version_num"))
 
 
-async def run() -> None:
-    engine = create_engine(settings.migration_url)
-    try:
-        with explain_failures():
-            async with engine.connect() as connection:
-                await connection.run_sync(run_migrations)
-    finally:
-        await engine.dispose()
-
-
 if context.is_offline_mode():
     raise SystemExit("Migrations run against a database only: they look at its state.")
 if not logging.getLogger().handlers:
     logging.config.dictConfig(log_config(settings.log_level))
-asyncio.run(run())
+run_on_connection(settings.migration_url, run_migrations)

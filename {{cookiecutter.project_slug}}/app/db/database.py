@@ -1,0 +1,99 @@
+"""Units of work: `await database.read(function, ...)` and `await database.write(function, ...)`.
+
+The function is a plain one whose first argument is a SQLAlchemy session. `read` gives it a session for queries, each of
+which is a transaction of its own; `write` gives it one transaction that commits when the function returns and rolls back
+when it raises. Return values, not rows: outside the function there is no session to load anything from.
+"""
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Concatenate
+
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
+
+from app.database_url import is_sqlite
+from app.errors import DatabaseUnavailable
+
+PING_TIMEOUT = 2.0
+"""Seconds within which a ready database answers."""
+
+
+class ReadSession(Session):
+    """A session for queries. Functions that take one can be called from those that write as well."""
+
+
+class WriteSession(ReadSession):
+    """A session in a transaction. A type of its own, so that mypy refuses `database.read(a_function_that_writes)`."""
+
+
+class Database(ABC):
+    @abstractmethod
+    async def read[**P, T](
+        self, work: Callable[Concatenate[ReadSession, P], T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Run queries.
+
+        Raises:
+            DatabaseUnavailable: the database cannot be reached or read.
+        """
+
+    @abstractmethod
+    async def write[**P, T](
+        self, work: Callable[Concatenate[WriteSession, P], T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Run a transaction; its result is returned once it is committed.
+
+        Raises:
+            DatabaseUnavailable: the database cannot be reached or written.
+        """
+
+    @abstractmethod
+    async def close(self) -> None: ...
+
+    async def ping(self) -> None:
+        """Check that the database answers and that migrations have run.
+
+        Raises:
+            DatabaseUnavailable: it does not, or not within `PING_TIMEOUT` seconds.
+        """
+        query = asyncio.create_task(self.read(_read_version))
+        try:
+            # Shielded, because to close a connection on which nothing answers takes seconds more.
+            await asyncio.wait_for(asyncio.shield(query), PING_TIMEOUT)
+        except TimeoutError:
+            raise DatabaseUnavailable(f"The database does not answer within {PING_TIMEOUT:.0f} s.") from None
+        except DBAPIError:
+            raise DatabaseUnavailable("The database has no tables yet: run the migrations.") from None
+        finally:
+            query.cancel()
+
+
+def _read_version(session: ReadSession) -> None:
+    session.execute(text("SELECT version_num FROM alembic_version"))
+
+
+def open_database(url: str, *, pool_size: int = 10, through_pooler: bool = False) -> Database:
+    """The database of a URL; it connects when it is first used. Only its own driver is imported."""
+    if is_sqlite(url):
+        from app.db.sqlite import SqliteDatabase
+
+        return SqliteDatabase(url, pool_size=pool_size)
+
+    from app.db.postgres import PostgresDatabase
+
+    return PostgresDatabase(url, pool_size=pool_size, through_pooler=through_pooler)
+
+
+def run_on_connection[T](url: str, work: Callable[[Connection], T]) -> T:
+    """Call a function with a connection of its own, without an event loop: for migrations and commands."""
+    if is_sqlite(url):
+        from app.db.sqlite import run_on_sqlite
+
+        return run_on_sqlite(url, work)
+
+    from app.db.postgres import run_on_postgres
+
+    return run_on_postgres(url, work)

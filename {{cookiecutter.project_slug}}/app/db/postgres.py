@@ -1,0 +1,126 @@
+"""PostgreSQL through asyncpg: a pool of connections, safe behind any pooler, and quick to notice a dead one."""
+
+import asyncio
+import re
+import time
+import uuid
+from collections.abc import Callable
+from typing import Any, Concatenate
+
+import asyncpg
+from sqlalchemy import Connection, event
+from sqlalchemy.exc import InvalidatePoolError
+from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
+
+from app.database_url import parse_url
+from app.db.database import Database, ReadSession, WriteSession
+from app.db.failures import translate_driver_errors
+
+CONNECT_TIMEOUT = 10.0
+"""Seconds for a new connection."""
+REST = 5.0
+"""Seconds without use after which a connection is tried before it is used: a firewall may have forgotten it."""
+TRIAL_TIMEOUT = 1.0
+"""Seconds that the trial may take."""
+
+# People's URLs have these for libpq or for an ORM; asyncpg would send them to the server, which knows none of them.
+_NOT_FOR_ASYNCPG = re.compile(
+    r"channel_binding|connect_timeout|connection_limit|gssencmode|keepalives\w*|load_balance_hosts|pgbouncer"
+    r"|pool_timeout|sslcompression|sslsni|tcp_user_timeout"
+)
+
+
+def create_postgres_engine(url: str, *, pool_size: int = 5, through_pooler: bool = False) -> AsyncEngine:
+    """An engine for `parse_url(url)`; it connects when first used.
+
+    Each prepared statement has a name of its own in the world: on a server connection that a pooler shares, no process can
+    ever run another one's statement. With `through_pooler` none outlives its transaction either, as PgBouncer's
+    transaction mode needs.
+    """
+    parsed = parse_url(url)
+    query = {name: value for name, value in parsed.query.items() if not _NOT_FOR_ASYNCPG.fullmatch(name)}
+    dsn = parsed.set(drivername="postgresql", query=query).render_as_string(hide_password=False)
+
+    async def connect() -> Any:
+        connection = await asyncpg.connect(dsn, timeout=CONNECT_TIMEOUT, statement_cache_size=0)
+        if not through_pooler:
+            # From its sixth use on, a prepared statement's generic plan would ignore the index of a text search.
+            await connection.execute("SET plan_cache_mode = force_custom_plan")
+        return connection
+
+    connect_args: dict[str, Any] = {"prepared_statement_name_func": lambda: f"s{uuid.uuid4().hex}"}
+    if through_pooler:
+        connect_args["prepared_statement_cache_size"] = 0
+    engine = create_async_engine(
+        "postgresql+asyncpg://",
+        async_creator=connect,
+        connect_args=connect_args,
+        pool_size=pool_size,
+        max_overflow=0,
+        pool_recycle=1800,
+        hide_parameters=True,  # an error that is logged shows its statement, but not the data in it
+    )
+
+    @event.listens_for(engine.sync_engine, "checkin")
+    def note_time(_connection: Any, record: Any) -> None:
+        record.info["used"] = time.monotonic()
+
+    @event.listens_for(engine.sync_engine, "checkout")
+    def try_rested(connection: Any, record: Any, _proxy: object) -> None:
+        if time.monotonic() - record.info.get("used", time.monotonic()) > REST and not connection.run_async(_answers):
+            # Whatever took this one took the others as well: all are replaced, without a trial of each.
+            raise InvalidatePoolError
+
+    return engine
+
+
+async def _answers(connection: asyncpg.Connection) -> bool:
+    try:
+        async with asyncio.timeout(TRIAL_TIMEOUT):
+            await connection.execute("SELECT 1")
+    except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        connection.terminate()  # to close it politely would take seconds more
+        return False
+    return True
+
+
+def run_on_postgres[T](url: str, work: Callable[[Connection], T]) -> T:
+    async def run() -> T:
+        engine = create_postgres_engine(url)
+        try:
+            with translate_driver_errors():
+                async with engine.connect() as connection:
+                    return await connection.run_sync(work)
+        finally:
+            await engine.dispose()
+
+    return asyncio.run(run())
+
+
+class PostgresDatabase(Database):
+    def __init__(self, url: str, *, pool_size: int, through_pooler: bool) -> None:
+        self.engine = create_postgres_engine(url, pool_size=pool_size, through_pooler=through_pooler)
+        # A query is one statement instead of BEGIN, SELECT, ROLLBACK. Behind a pooler, preparing and executing it must
+        # meet the same server connection, which only a transaction makes sure.
+        reads = self.engine if through_pooler else self.engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._reads = async_sessionmaker(reads, expire_on_commit=False, sync_session_class=ReadSession)
+        self._writes = async_sessionmaker(self.engine, expire_on_commit=False, sync_session_class=WriteSession)
+        # First come, first served: SQLAlchemy's own queue lets newcomers overtake, which ruins the slowest requests.
+        self._connection_slots = asyncio.Semaphore(pool_size)
+
+    async def read[**P, T](
+        self, work: Callable[Concatenate[ReadSession, P], T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        with translate_driver_errors():
+            async with self._connection_slots, self._reads() as session:
+                return await session.run_sync(work, *args, **kwargs)  # type: ignore[arg-type]
+
+    async def write[**P, T](
+        self, work: Callable[Concatenate[WriteSession, P], T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        with translate_driver_errors():
+            async with self._connection_slots, self._writes() as session, session.begin():
+                return await session.run_sync(work, *args, **kwargs)  # type: ignore[arg-type]
+
+    async def close(self) -> None:
+        await self.engine.dispose()

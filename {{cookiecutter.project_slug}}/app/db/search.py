@@ -1,0 +1,33 @@
+"""Text search: which rows hold a text, whatever its case. Wildcards in it are plain text."""
+
+from alembic import op
+from sqlalchemy import ColumnElement, or_, text
+from sqlalchemy.orm import InstrumentedAttribute
+
+
+def contains(
+    query: str, *columns: InstrumentedAttribute[str] | InstrumentedAttribute[str | None]
+) -> ColumnElement[bool]:
+    """Whether at least one of the columns holds the text."""
+    return or_(*(column.icontains(query, autoescape=True) for column in columns))
+
+
+def create_search_index(table: str, *columns: str) -> None:
+    """In a migration: let PostgreSQL find rows by trigrams instead of reading all of them.
+
+    Needs its extension pg_trgm, which every distribution and provider has; a server without it gets no index.
+    """
+    connection = op.get_bind()
+    if connection.dialect.name != "postgresql":
+        return
+    if not connection.scalar(text("SELECT true FROM pg_available_extensions WHERE name = 'pg_trgm'")):
+        return
+    op.execute("CREATE EXTENSION IF NOT EXISTS pg_trgm")
+    for column in columns:
+        op.create_index(
+            f"ix_{table}_{column}_search",
+            table,
+            [column],
+            postgresql_using="gin",
+            postgresql_ops={column: "gin_trgm_ops"},
+        )

@@ -1,0 +1,218 @@
+"""SQLite: queries in threads beside the event loop, and one thread that writes.
+
+Changes that wait for the writer are committed together: one fsync for all of them instead of one for each. Each is
+answered after the commit, and one that fails takes no other with it.
+"""
+
+import asyncio
+import sqlite3
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from threading import Lock
+from typing import Any, Concatenate
+
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.orm import sessionmaker
+
+from app.database_url import parse_url
+from app.db.database import Database, ReadSession, WriteSession
+from app.db.failures import translate_driver_errors
+
+LOCK_TIMEOUT = 15.0
+"""Seconds that a writer waits for the file's lock, which another process may hold."""
+READERS = 4
+"""Threads for queries: more of them would only contend for the interpreter."""
+COMMITTED_TOGETHER = 64
+"""Changes, at most: those that come later should not wait for a long row of others."""
+
+
+def create_sqlite_engine(url: str, *, pool_size: int = 5) -> Engine:
+    """Creates the file's folder; WAL, for readers beside a writer; fsync at each commit; a transaction that writes takes
+    the write lock before its first read, for two that read first and write then would lose updates.
+    """
+    parsed = parse_url(url)
+    file = Path(str(parsed.database))
+    engine = create_engine(
+        parsed,
+        pool_size=pool_size,
+        max_overflow=0,
+        hide_parameters=True,  # an error that is logged shows its statement, but not the data in it
+        connect_args={"check_same_thread": False},
+    )
+
+    @event.listens_for(engine, "do_connect")
+    def make_folder(*_arguments: object) -> None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+
+    @event.listens_for(engine, "connect")
+    def configure(connection: sqlite3.Connection, _record: object) -> None:
+        connection.isolation_level = None  # the driver sends no BEGIN of its own
+        connection.create_function("lower", 1, _lower, deterministic=True)  # SQLite's own knows ASCII alone
+        try:
+            with closing(connection.cursor()) as cursor:
+                cursor.execute(f"PRAGMA busy_timeout = {LOCK_TIMEOUT * 1000:.0f}")
+                _use_wal(cursor)
+                cursor.execute("PRAGMA synchronous = FULL")
+                cursor.execute("PRAGMA foreign_keys = ON")
+        except BaseException:
+            connection.close()
+            raise
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        if not connection.get_execution_options().get("reads_only"):
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    @event.listens_for(engine, "commit")
+    def check(connection: Connection) -> None:
+        """A full disk or an interrupt rolls back the whole transaction, and the driver's `commit` would not say so."""
+        raw = connection.connection.driver_connection
+        assert isinstance(raw, sqlite3.Connection)
+        if not raw.in_transaction and not connection.get_execution_options().get("reads_only"):
+            raise sqlite3.OperationalError("the transaction was rolled back")
+
+    return engine
+
+
+def _lower(value: Any) -> Any:
+    return value.lower() if isinstance(value, str) else value
+
+
+def _use_wal(cursor: sqlite3.Cursor) -> None:
+    """Where two processes switch a new file to WAL at once, SQLite refuses one of them, whatever `busy_timeout` says."""
+    deadline = time.monotonic() + LOCK_TIMEOUT
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+
+
+def run_on_sqlite[T](url: str, work: Callable[[Connection], T]) -> T:
+    engine = create_sqlite_engine(url)
+    try:
+        with translate_driver_errors(), engine.connect() as connection:
+            return work(connection)
+    finally:
+        engine.dispose()
+
+
+class Interruptible:
+    """What runs in a thread, for a caller that may give up: its deadline has passed, or the service stops."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._connection: sqlite3.Connection | None = None
+
+    def begin(self, connection: Connection) -> None:
+        raw = connection.connection.driver_connection
+        assert isinstance(raw, sqlite3.Connection)
+        with self._lock:
+            self._connection = raw
+
+    def end(self) -> None:
+        with self._lock:
+            self._connection = None
+
+    def interrupt(self) -> None:
+        with self._lock:
+            if self._connection is not None:
+                self._connection.interrupt()
+
+
+@dataclass
+class Change:
+    work: Callable[[WriteSession], Any]
+    future: Future[Any] = field(default_factory=Future)
+    running: Interruptible = field(default_factory=Interruptible)
+
+
+class SqliteDatabase(Database):
+    def __init__(self, url: str, *, pool_size: int) -> None:
+        readers = min(pool_size, READERS)
+        self.engine = create_sqlite_engine(url, pool_size=readers + 1)
+        self._reads = sessionmaker(
+            self.engine.execution_options(reads_only=True), class_=ReadSession, expire_on_commit=False
+        )
+        # Threads and connections are made when they are first needed: after gunicorn has forked its workers.
+        self._readers = ThreadPoolExecutor(readers, "sqlite-reader")
+        self._writer = ThreadPoolExecutor(1, "sqlite-writer")
+        self._waiting: deque[Change] = deque()
+
+    async def read[**P, T](
+        self, work: Callable[Concatenate[ReadSession, P], T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        running = Interruptible()
+        future = self._readers.submit(self._query, running, lambda session: work(session, *args, **kwargs))
+        return await _result(future, running)
+
+    async def write[**P, T](
+        self, work: Callable[Concatenate[WriteSession, P], T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        change = Change(lambda session: work(session, *args, **kwargs))
+        self._waiting.append(change)
+        self._writer.submit(self._commit_waiting)
+        result: T = await _result(change.future, change.running)
+        return result
+
+    async def close(self) -> None:
+        await asyncio.to_thread(self._readers.shutdown)
+        await asyncio.to_thread(self._writer.shutdown)
+        self.engine.dispose()
+
+    def _query[T](self, running: Interruptible, work: Callable[[ReadSession], T]) -> T:
+        with self._reads() as session:
+            running.begin(session.connection())
+            try:
+                return work(session)
+            finally:
+                running.end()
+
+    def _commit_waiting(self) -> None:
+        """Runs once for each change; the first of those that wait commits them all, and the others find none."""
+        waiting = [self._waiting.popleft() for _ in range(min(len(self._waiting), COMMITTED_TOGETHER))]
+        changes = [change for change in waiting if change.future.set_running_or_notify_cancel()]
+        if not changes:
+            return
+        outcomes: list[Callable[[], None]] = []
+        try:
+            with self.engine.begin() as connection:
+                outcomes += [self._apply(change, connection) for change in changes]
+        except Exception as error:
+            outcomes = [partial(change.future.set_exception, error) for change in changes]
+        for settle in outcomes:
+            settle()
+
+    @staticmethod
+    def _apply(change: Change, connection: Connection) -> Callable[[], None]:
+        """Make one change, in a savepoint; returns what tells its caller, once it is committed."""
+        change.running.begin(connection)
+        try:
+            with (
+                WriteSession(connection, join_transaction_mode="create_savepoint", expire_on_commit=False) as session,
+                session.begin(),
+            ):
+                result = change.work(session)
+        except Exception as error:
+            return partial(change.future.set_exception, error)
+        finally:
+            change.running.end()
+        return partial(change.future.set_result, result)
+
+
+async def _result[T](future: Future[T], running: Interruptible) -> T:
+    with translate_driver_errors():
+        try:
+            return await asyncio.wrap_future(future)
+        except asyncio.CancelledError:
+            running.interrupt()
+            raise

@@ -1,0 +1,1 @@
+"""What both ports share: middleware, authentication, errors, probes and the MCP server. It knows no feature."""

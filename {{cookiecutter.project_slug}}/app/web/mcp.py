@@ -1,0 +1,86 @@
+"""The MCP server over stateless streamable HTTP at `/mcp`, for AI assistants."""
+
+import re
+from collections.abc import Sequence
+from urllib.parse import urlsplit
+
+from mcp.server.transport_security import TransportSecuritySettings
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from app.errors import NotFound
+from app.settings import DESCRIPTION, PROJECT, TITLE, VERSION, Settings
+from app.web.feature import Feature
+from app.web.tools import ToolServer
+
+PATH = "/mcp"
+
+_HOST = re.compile(r"(\[[0-9a-f:]+\]|[^:]+)(:[0-9]{1,5})?", re.IGNORECASE)
+
+
+def create_mcp_server(features: Sequence[Feature]) -> ToolServer:
+    server = ToolServer(
+        PROJECT["name"],
+        title=TITLE,
+        description=DESCRIPTION,
+        version=VERSION,
+        instructions="\n".join(feature.instructions for feature in features),
+        subscriptions=False,
+    )
+    for feature in features:
+        feature.add_tools(server)
+    return server
+
+
+def create_mcp_app(server: ToolServer, settings: Settings) -> ASGIApp:
+    """The server over HTTP; `server.session_manager.run()` must be entered before the first request.
+
+    Stateless, so that any worker can answer any request. Host and Origin are checked against DNS rebinding.
+    """
+    streamable_http = server.streamable_http_app(
+        streamable_http_path=PATH,
+        stateless_http=True,
+        json_response=True,
+        max_request_body_size=settings.max_body_bytes,
+        # Checked below: the library would take any host that begins with an allowed one: `localhost:1.evil.example`.
+        transport_security=TransportSecuritySettings(enable_dns_rebinding_protection=False),
+    )
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope["path"].removesuffix("/") if scope["path"] == f"{PATH}/" else scope["path"]
+        if path == "/health":
+            await JSONResponse({"status": "healthy"})(scope, receive, send)
+            return
+        if path != PATH:
+            raise NotFound(f"There is nothing at {path}; MCP is at {PATH}.")
+        if scope["method"] != "POST":
+            # The library would hold a GET open for ever, waiting for events that a stateless server never has.
+            raise HTTPException(405, "MCP takes POST only.", headers={"Allow": "POST"})
+        headers = Headers(scope=scope)
+        if not _names_one_of(settings.mcp_allowed_hosts, headers.getlist("host")):
+            raise HTTPException(421, "Host not allowed; MCP_ALLOWED_HOSTS lists those that are.")
+        if not all(_is_allowed(origin, settings) for origin in headers.getlist("origin")):
+            raise HTTPException(403, "Pages of this origin are not allowed; CORS_ORIGINS lists those that are.")
+        await streamable_http({**scope, "path": PATH, "raw_path": PATH.encode()}, receive, send)
+
+    return app
+
+
+def _names_one_of(allowed: Sequence[str], host_headers: Sequence[str]) -> bool:
+    """Whether there is one Host header, with an allowed name and any port."""
+    match = _HOST.fullmatch(host_headers[0]) if len(host_headers) == 1 else None
+    return match is not None and match[1].lower() in allowed
+
+
+def _is_allowed(origin: str, settings: Settings) -> bool:
+    """In development, pages of this machine may call as well, such as those of MCP Inspector."""
+    if origin in settings.cors_origins:
+        return True
+    if settings.environment == "production" or not origin.startswith("http://"):
+        return False
+    return (
+        _names_one_of(settings.mcp_allowed_hosts, [urlsplit(origin).netloc])
+        and origin == f"http://{urlsplit(origin).netloc}"
+    )

@@ -1,0 +1,205 @@
+"""What surrounds each request on both ports, as plain ASGI classes: BaseHTTPMiddleware costs each request 100 us a layer."""
+
+import asyncio
+import logging
+import re
+import time
+import uuid
+from collections.abc import Sequence
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.logs import request_id, request_notes
+from app.web.metrics import DURATION, IN_PROGRESS, REQUESTS
+from app.web.problems import problem, problem_for
+
+logger = logging.getLogger("app.access")
+
+# An arbitrary word is a method too; each that became a label would be a new time series.
+_METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"})
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+def with_middleware(app: ASGIApp, middleware: Sequence[Middleware]) -> ASGIApp:
+    """The app inside the middleware, of which the first is the outermost."""
+    for layer in reversed(middleware):
+        app = layer.cls(app, *layer.args, **layer.kwargs)
+    return app
+
+
+class DispatchByPort:
+    """Send a request to the app of the port that accepted it, which no header can change."""
+
+    def __init__(self, rest: ASGIApp, mcp: ASGIApp, *, mcp_port: int) -> None:
+        self._rest = rest
+        self._mcp = mcp
+        self._mcp_port = mcp_port
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        server = scope.get("server")
+        on_mcp_port = server is not None and server[1] == self._mcp_port
+        await (self._mcp if on_mcp_port else self._rest)(scope, receive, send)
+
+
+class RequestIdMiddleware:
+    """Takes `X-Request-ID` over if it is harmless, makes one otherwise, and returns it with the answer."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        proposed = Headers(scope=scope).get("x-request-id", "")
+        current_id = proposed if _REQUEST_ID.fullmatch(proposed) else uuid.uuid4().hex
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)["X-Request-ID"] = current_id
+            await send(message)
+
+        token = request_id.set(current_id)
+        try:
+            await self._app(scope, receive, send_with_id)
+        finally:
+            request_id.reset(token)
+
+
+class AccessLogMiddleware:
+    """One log line and the metrics of each request; `quiet_paths` are asked every few seconds, and not logged."""
+
+    def __init__(
+        self, app: ASGIApp, *, interface: str, known_paths: frozenset[str], quiet_paths: frozenset[str]
+    ) -> None:
+        self._app = app
+        self._interface = interface
+        self._known_paths = known_paths
+        self._quiet_paths = quiet_paths
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        status = 0
+        started = time.perf_counter()
+        notes: dict[str, object] = {}
+        token = request_notes.set(notes)
+
+        async def send_and_note(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        IN_PROGRESS.labels(self._interface).inc()
+        try:
+            await self._app(scope, receive, send_and_note)
+        finally:
+            request_notes.reset(token)
+            IN_PROGRESS.labels(self._interface).dec()
+            self._record(scope, status, time.perf_counter() - started, notes)
+
+    def _record(self, scope: Scope, status: int, seconds: float, notes: dict[str, object]) -> None:
+        method = scope["method"] if scope["method"] in _METHODS else "other"
+        # Nor may an arbitrary path become a label.
+        known_path = scope["path"] if scope["path"] in self._known_paths else "unmatched"
+        route = getattr(scope.get("route"), "path", known_path)
+        REQUESTS.labels(self._interface, method, route, status).inc()
+        DURATION.labels(self._interface, method, route).observe(seconds)
+        if scope["path"] not in self._quiet_paths:
+            logger.info(
+                "request",
+                extra={
+                    "interface": self._interface,
+                    "method": scope["method"],
+                    "path": scope["path"],
+                    "status": status,
+                    "duration_ms": round(seconds * 1000, 2),
+                    **notes,
+                },
+            )
+
+
+class ErrorMiddleware:
+    """Answers whatever is raised inside."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        has_begun = False
+
+        async def send_and_note(message: Message) -> None:
+            nonlocal has_begun
+            has_begun = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_and_note)
+        except asyncio.CancelledError:
+            if not has_begun:
+                answer = problem(503, "The service is shutting down; try again.", headers={"Connection": "close"})
+                await answer(scope, receive, send)
+            raise
+        except Exception as error:
+            answer = problem_for(error)
+            if not has_begun:
+                await answer(scope, receive, send)
+
+
+class TimeoutMiddleware:
+    """504 for a request that is not done after `seconds`."""
+
+    def __init__(self, app: ASGIApp, *, seconds: float) -> None:
+        self._app = app
+        self._seconds = seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        try:
+            async with asyncio.timeout(self._seconds) as deadline:
+                await self._app(scope, receive, send)
+        except TimeoutError:
+            if not deadline.expired():
+                raise
+            raise HTTPException(504, f"The request timed out after {self._seconds:g} s.") from None
+
+
+class BodySizeLimitMiddleware:
+    """413 for a body of more than `limit` bytes, before it is read if its length is declared.
+
+    FastAPI's own limit answers in plain text where the length is declared.
+    """
+
+    def __init__(self, app: ASGIApp, *, limit: int) -> None:
+        self._app = app
+        self._limit = limit
+        self._detail = f"The body is larger than {limit} bytes."
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        declared = Headers(scope=scope).get("content-length", "")
+        if declared.isdecimal() and int(declared) > self._limit:
+            raise HTTPException(413, self._detail)
+        received = 0
+
+        async def counting_receive() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > self._limit:
+                raise HTTPException(413, self._detail)
+            return message
+
+        await self._app(scope, counting_receive, send)

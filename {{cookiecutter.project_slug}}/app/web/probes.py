@@ -1,0 +1,48 @@
+"""Probes for orchestrators and monitoring; none needs a key."""
+
+import asyncio
+from typing import Literal
+
+from fastapi import APIRouter, Response
+from pydantic import BaseModel
+from starlette.responses import PlainTextResponse
+
+from app.db.database import Database
+from app.web import metrics
+
+PROBE_PATHS = frozenset({"/live", "/ready", "/health", "/metrics"})
+
+
+class Health(BaseModel):
+    status: Literal["healthy"] = "healthy"
+
+
+def probes_router(database: Database) -> APIRouter:
+    router = APIRouter(tags=["probes"])
+
+    @router.get("/live")
+    async def live() -> Health:
+        """The process runs. Restart it if this fails."""
+        return Health()
+
+    @router.get("/health")
+    async def health() -> Health:
+        """The service answers. Asks nothing of the database, so a database outage restarts nobody."""
+        return Health()
+
+    @router.get("/ready")
+    async def ready() -> Health:
+        """The service can work: the database answers and is migrated. Send no requests here while this fails."""
+        await database.ping()
+        return Health()
+
+    @router.get(
+        "/metrics",
+        response_class=PlainTextResponse,
+        responses={200: {"content": {"text/plain": {"example": 'http_requests_total{interface="rest",...} 1027.0'}}}},
+    )
+    async def prometheus_metrics() -> Response:
+        """Request counts, durations and errors of all workers, for Prometheus."""
+        return Response(await asyncio.to_thread(metrics.render), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    return router

@@ -1,0 +1,62 @@
+"""Building blocks of what goes over the wire: the same shapes and rules for REST and MCP."""
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field
+
+MAX_ID = 2**63 - 1
+"""The largest id that the databases can hold."""
+MAX_PAGE_CHARACTERS = 250_000
+"""A page of long texts ends early: an answer takes memory in the service and in its caller."""
+
+PageSize = Annotated[int, Field(ge=1, le=200, description="Items per page", examples=[50])]
+Cursor = Annotated[
+    int,
+    Field(ge=1, le=MAX_ID, description="`next_cursor` of the page before; omit it for the first page", examples=[41]),
+]
+Query = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=200,
+        pattern=r"^[^\x00]*$",
+        description="Only those whose text contains this; case does not matter",
+        examples=["invoice"],
+    ),
+]
+
+
+class Input(BaseModel):
+    """Unknown fields are refused: a mistyped name would otherwise be ignored without a word."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+def _without_default(schema: dict[str, Any]) -> None:
+    del schema["default"]
+
+
+def not_sent() -> Any:
+    """Default of a field that may be left out: nothing that is ever read, or shown in the schema."""
+    return Field(default=None, json_schema_extra=_without_default)
+
+
+class Page[Item: BaseModel](BaseModel):
+    items: list[Item]
+    next_cursor: int | None = Field(description="`cursor` of the next page; null on the last one", examples=[41])
+
+    @classmethod
+    def of(cls, items: Sequence[Item], limit: int) -> Self:
+        """A page of the first `limit` items that have an `id`, or of as many as fit into `MAX_PAGE_CHARACTERS`.
+
+        Query for one more than the limit, so that this page knows whether there is another one.
+        """
+        characters = 0
+        for count, item in enumerate(items[:limit]):
+            characters += sum(len(value) for value in vars(item).values() if isinstance(value, str))
+            if characters > MAX_PAGE_CHARACTERS and count > 0:
+                limit = count
+                break
+        page = list(items[:limit])
+        return cls(items=page, next_cursor=page[-1].id if len(items) > limit else None)  # type: ignore[attr-defined]

@@ -1,0 +1,93 @@
+"""Tools for AI assistants: what each declares of itself, how small its answers are, and what its errors say."""
+
+import inspect
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from mcp.server.mcpserver import Context, MCPServer
+from mcp.server.mcpserver.exceptions import ToolError, UnexpectedToolError
+from mcp_types import CallToolResult, InputRequiredResult, ToolAnnotations
+from pydantic import BaseModel, Field, ValidationError
+
+from app.errors import ServiceError
+from app.logs import request_notes
+from app.web.metrics import TOOL_CALLS, TOOL_DURATION
+
+READS = ToolAnnotations(read_only_hint=True, open_world_hint=False)
+ADDS = ToolAnnotations(read_only_hint=False, destructive_hint=False, idempotent_hint=False, open_world_hint=False)
+SETS = ToolAnnotations(read_only_hint=False, destructive_hint=False, idempotent_hint=True, open_world_hint=False)
+REPLACES = ToolAnnotations(read_only_hint=False, destructive_hint=True, idempotent_hint=True, open_world_hint=False)
+
+_NOTHING = object()
+
+NOT_SENT: Any = Field(default_factory=lambda: _NOTHING)
+"""Default of an argument that may be left out where that differs from null."""
+
+
+def sent(**arguments: Any) -> dict[str, Any]:
+    """Those arguments that the caller has sent."""
+    return {name: value for name, value in arguments.items() if value is not _NOTHING}
+
+
+def compact(model: BaseModel, **options: Any) -> str:
+    """The model as JSON without blanks and without what is null; `options` are those of `model_dump_json`."""
+    return model.model_dump_json(exclude_none=True, **options)
+
+
+class ToolServer(MCPServer):
+    """An MCP server whose tools return text, refuse arguments that they do not have, and explain their errors."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._arguments: dict[str, list[str]] = {}
+
+    def add_tool(self, fn: Callable[..., Any], name: str | None = None, *args: Any, **options: Any) -> None:
+        super().add_tool(fn, name, *args, **options | {"structured_output": False})
+        self._arguments[name or fn.__name__] = list(inspect.signature(fn).parameters)
+
+    async def call_tool(
+        self, name: str, arguments: dict[str, Any], context: Context[Any, Any] | None = None
+    ) -> CallToolResult | InputRequiredResult:
+        known = name in self._arguments
+        label = name if known else "unknown"
+        outcome = "failed"
+        started = time.perf_counter()
+        try:
+            self._refuse_unknown(name, arguments)
+            result = await super().call_tool(name, arguments, context)
+            outcome = "succeeded"
+            return result
+        except ToolError as error:
+            cause = error.__cause__
+            if isinstance(cause, ValidationError):
+                outcome = "refused"
+                raise ToolError(explain(cause)) from None
+            if isinstance(cause, ServiceError):
+                outcome = "failed" if cause.status >= 500 else "refused"
+                raise ToolError(str(cause)) from None
+            if isinstance(error, UnexpectedToolError):
+                raise
+            outcome = "refused"
+            raise
+        finally:
+            TOOL_CALLS.labels(label, outcome).inc()
+            TOOL_DURATION.labels(label).observe(time.perf_counter() - started)
+            request_notes.get({}).update(tool=label, outcome=outcome)
+
+    def _refuse_unknown(self, name: str, arguments: Mapping[str, Any]) -> None:
+        if name not in self._arguments:
+            raise ToolError(f"There is no tool {name!r}. The tools are: {', '.join(self._arguments)}.")
+        accepted = self._arguments[name]
+        if unknown := [argument for argument in arguments if argument not in accepted]:
+            raise ToolError(
+                f"{name} has no argument {', '.join(map(repr, unknown))}. It takes: {', '.join(accepted) or 'none'}."
+            )
+
+
+def explain(error: ValidationError) -> str:
+    """What is wrong with the arguments, a line for each."""
+    faults = error.errors(include_url=False, include_context=False, include_input=False)
+    return "\n".join(
+        f"{'.'.join(map(str, fault['loc']))}: {fault['msg'].removeprefix('Value error, ')}" for fault in faults
+    )

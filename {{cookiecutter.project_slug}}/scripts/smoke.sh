@@ -1,0 +1,58 @@
+#!/bin/sh
+# Starts an image as production does, and calls it as its users do: health, REST and MCP. `make smoke` says which image.
+# shellcheck disable=SC2086 # what `docker run` takes is several words in one variable
+set -eu
+
+image=$1
+hardening="--read-only --tmpfs /tmp --cap-drop ALL --security-opt no-new-privileges"
+ports="--publish 127.0.0.1::{{ cookiecutter.api_port }} --publish 127.0.0.1::{{ cookiecutter.mcp_port }}"
+
+containers=
+finish() {
+	status=$?
+	for container in $containers; do
+		[ $status = 0 ] || docker logs "$container"
+		docker rm --force --volumes "$container" >/dev/null
+	done
+}
+trap finish EXIT
+trap 'exit 1' INT TERM
+
+within_a_minute() { # the command that is to succeed
+	seconds=0
+	until "$@" >/dev/null 2>&1; do
+		[ $seconds -lt 60 ] || { echo "not within a minute: $*" >&2; exit 1; }
+		sleep 1
+		seconds=$((seconds + 1))
+	done
+}
+
+call() { # URL, then what else curl takes
+	curl --silent --show-error --fail-with-body --max-time 10 "$@" && echo
+}
+
+{% if cookiecutter.database == 'postgres' %}
+# Both containers share one network interface: the database's, which publishes the service's ports.
+outer=$(docker run --detach $ports --env POSTGRES_PASSWORD=for-tests-only postgres:18)
+containers=$outer
+within_a_minute docker exec "$outer" pg_isready --host localhost
+url=postgresql://postgres:for-tests-only@localhost/postgres
+settings="--network container:$outer --env DATABASE_URL=$url --env API_KEY_SECRET=for-tests-only-0123456789-0123456789"
+docker run --rm $hardening $settings "$image" python -m app.db.migrate
+service=$(docker run --detach $hardening $settings "$image")
+containers="$service $outer"
+{% else %}
+service=$(docker run --detach $hardening $ports "$image")
+containers=$service
+outer=$service
+{% endif %}
+
+rest=http://$(docker port "$outer" {{ cookiecutter.api_port }})
+mcp=http://$(docker port "$outer" {{ cookiecutter.mcp_port }})/mcp
+within_a_minute call "$rest/health"
+call "$rest/health"
+key=$(docker exec "$service" python -m app.api_keys issue smoke)
+call "$rest/tasks" --header "X-API-Key: $key" --json '{"title": "Made over REST"}'
+call "$mcp" --header "Authorization: Bearer $key" \
+	--json '{"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "list_tasks", "arguments": {}}}' |
+	grep '"title":"Made over REST"'

@@ -228,7 +228,7 @@ def test_the_database_does_not_get_the_service_s_secrets(production: Stack, comb
 
 @with_uv
 def test_a_backup_is_made_and_restored_as_the_readme_says(production: Stack, combination: Combination) -> None:
-    save, restore = code_blocks(production.folder / "README.md", "Backup", "sh")
+    save, restore = code_blocks(production.folder / "docs" / "operate.md", "Backup", "sh")
     key = production.issue_key("backup")
     tasks = f"{url(production)}/tasks"
     kept = call(tasks, key=key, data={"title": "Kept"}).body

@@ -163,9 +163,9 @@ BAD_FILES = {
     "ruff format": ("app/added_style.py", "added: int = ( 1 )\n"),
     "mypy": ("app/added_type.py", 'added: int = ""\n'),
     "hadolint": ("Dockerfile.added", "FROM python:3.12-slim\nRUN cd /tmp && pip install six\n"),
-    "no conflict left": ("added_conflict.md", "<<<<<<< ours\nAdded\n=======\nChanged\n>>>>>>> theirs\n"),
-    "nothing rejected left": ("added.md.rej", "@@ -1 +1 @@\n"),
-    "trailing blanks": ("added_blank.md", "Added \n"),
+    "no merge conflicts": ("added_conflict.md", "<<<<<<< ours\nAdded\n=======\nChanged\n>>>>>>> theirs\n"),
+    "no rejected hunks": ("added.md.rej", "@@ -1 +1 @@\n"),
+    "trailing whitespace": ("added_blank.md", "Added \n"),
     "one newline at the end": ("added_end.md", "Added"),
     "no secrets": ("added.yaml", f"api_key: {'0123456789abcdef' * 4}\n"),
 }
@@ -192,7 +192,7 @@ def test_a_lock_that_does_not_fit_is_not_committed_but_mended(staged: Service) -
         files[0].write_text(before[0].replace('    "sqlalchemy', '    "six>=1.16",\n    "sqlalchemy'))
         run("git", "add", files[0], cwd=staged.folder, env=staged.env)
         refused = run("git", "commit", "-m", "bad", cwd=staged.folder, env=staged.env, status=1)
-        assert re.findall(r"(?m)^(.*?)\.+Failed$", refused.stdout + refused.stderr) == ["locks as pyproject.toml asks"]
+        assert re.findall(r"(?m)^(.*?)\.+Failed$", refused.stdout + refused.stderr) == ["locks up to date"]
         assert all("\nsix==" in file.read_text() for file in files[1:])
     finally:
         for file, text in zip(files, before, strict=True):
@@ -205,7 +205,7 @@ WITH_PGBOUNCER = "tests/test_postgres.py::test_a_pooler_in_transaction_mode_serv
 
 def test_its_own_tests_pass(installed: Service, combination: Combination) -> None:
     """All of them where there is no Docker: with it, test_images.py runs them for each combination, but has no PgBouncer."""
-    chosen = f"ARGS=-n0 tests/test_rest.py {WITH_PGBOUNCER if combination == POSTGRES else ''}"
+    chosen = f"ARGS=-n0 tests/tasks/test_rest.py {WITH_PGBOUNCER if combination == POSTGRES else ''}"
     if not os.environ.get("REQUIRE_DOCKER") and docker.lacks():
         chosen = "ARGS=--numprocesses=2"
     with reported(combination, "tested by its own `make test`") as details:
@@ -233,7 +233,9 @@ def borrow(installed: Service, project: Path) -> Path:
 ROWS = """
 import sys
 from sqlalchemy import create_engine, insert
-from app.models import ApiKey, Base, Priority, Status, Task, utc_now
+from app.api_keys.models import ApiKey
+from app.db.columns import Base, utc_now
+from app.tasks.models import Priority, Status, Task
 
 engine = create_engine("sqlite:///tasks.backup")
 Base.metadata.create_all(engine)
@@ -250,7 +252,7 @@ def test_the_readme_leads_from_sqlite_to_postgresql(installed: Service, baked: P
     run(installed.python, "-c", ROWS, cwd=project, env=installed.env)
     with sqlite3.connect(project / "tasks.backup") as old:
         expected = old.execute("SELECT id, title, description, status, priority FROM tasks ORDER BY id").fetchall()
-    [block] = code_blocks(project / "README.md", "Data from SQLite", "sh")
+    [block] = code_blocks(project / "docs" / "update.md", "Data from SQLite", "sh")
     run("sh", "-ec", block, cwd=project, env=installed.env)
     python = installed.python
     printed = run(python, "-m", "dev.postgres", python, "-c", QUERY, cwd=project, env=installed.env).stdout
@@ -259,20 +261,20 @@ def test_the_readme_leads_from_sqlite_to_postgresql(installed: Service, baked: P
 
 
 QUERY = """
-import asyncio, json
+import json
 from sqlalchemy import func, insert, select
-from app.database import create_engine
-from app.models import ApiKey, Task
+from app.api_keys.models import ApiKey
+from app.db.database import run_on_connection
 from app.settings import load_settings
+from app.tasks.models import Task
 
-async def main():
-    async with create_engine(load_settings().migration_url).begin() as database:
-        columns = (Task.id, Task.title, Task.description, Task.status, Task.priority)
-        print(json.dumps([list(row) for row in await database.execute(select(*columns).order_by(Task.id))]))
-        print((await database.execute(insert(Task).values(title="next").returning(Task.id))).scalar_one())
-        print((await database.execute(select(func.count(ApiKey.revoked_at)))).scalar_one())
+def query(database):
+    columns = (Task.id, Task.title, Task.description, Task.status, Task.priority)
+    print(json.dumps([list(row) for row in database.execute(select(*columns).order_by(Task.id))]))
+    print(database.execute(insert(Task).values(title="next").returning(Task.id)).scalar_one())
+    print(database.execute(select(func.count(ApiKey.revoked_at))).scalar_one())
 
-asyncio.run(main())
+run_on_connection(load_settings().migration_url, query)
 """
 
 
@@ -284,7 +286,7 @@ def test_the_readme_says_what_becomes_of_migrations_when_jobs_come_or_go(
     project = borrow(installed, updates.render(tmp_path / "project", env, **combination._asdict()))
     updates.add_column(project)
     updates.commit(project, env)
-    [row] = [line for line in (project / "README.md").read_text().splitlines() if '`{"gpu": ' in line]
+    [row] = [line for line in (project / "docs" / "update.md").read_text().splitlines() if '`{"gpu": ' in line]
     answers, *commands = re.findall("`([^`]+)`", row)
     run("make", "migrate", cwd=project, env=env)
     run("make", "template-update", f"ARGS=--variables-to-update '{answers}'", cwd=project, env=env)
@@ -373,7 +375,7 @@ def test_the_readme_leads_to_a_first_call(running: Running) -> None:
 
 def test_an_assistant_s_configuration_from_the_readme_works(running: Running) -> None:
     [block] = code_blocks(running.service.folder / "README.md", "Add it to an AI assistant", "json")
-    [(name, server)] = json.loads(block.replace("key_1_...", running.key))["mcpServers"].items()
+    [(name, server)] = json.loads(block.replace("${API_KEY}", running.key))["mcpServers"].items()
     assert name == running.service.folder.name
     service = running.service
     answer = run(service.python, "-c", MCP_CALL, cwd=service.folder, env=service.env, stdin=json.dumps(server)).stdout
@@ -381,7 +383,7 @@ def test_an_assistant_s_configuration_from_the_readme_works(running: Running) ->
 
 
 def test_it_reloads_when_a_file_changes(running: Running) -> None:
-    file = running.service.folder / "app" / "health.py"
+    file = running.service.folder / "app" / "web" / "probes.py"
     source = file.read_text()
     file.write_text(source.replace('"healthy"', '"changed"'))
     port = running.service.ports[0]
@@ -392,7 +394,7 @@ def test_it_reloads_when_a_file_changes(running: Running) -> None:
 
 @only(WITH_GPU[0])
 def test_the_readme_leads_to_a_first_job(running: Running) -> None:
-    [block] = code_blocks(running.service.folder / "README.md", "Jobs", "sh")
+    [block] = code_blocks(running.service.folder / "docs" / "jobs.md", "Jobs", "sh")
     worker, *calls = block.splitlines()
     env = {**running.service.env, "API_KEY": running.key}
 

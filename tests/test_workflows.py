@@ -200,7 +200,7 @@ def test_the_login_is_that_of_the_registry(event: str, kind: str, workflow: acti
 
 def test_the_readme_names_what_the_login_needs_and_nothing_else(project: Path, kind: str) -> None:
     workflow = (project / ".github" / "workflows" / "ci.yml").read_text()
-    readme = (project / "README.md").read_text()
+    readme = (project / "docs" / "publish.md").read_text()
     needed = set(re.findall(r"(?:secrets|vars)\.(\w+)", workflow))
     assert {name for name in STORED if f"`{name}`" in readme} == needed
     assert bool(needed) is (kind != "ghcr")

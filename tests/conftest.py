@@ -16,7 +16,7 @@ from xdist.scheduler import LoadScopeScheduling
 
 from tests import docker, updates
 from tests.combinations import COMBINATIONS, TEMPLATE, Combination
-from tests.machine import SCRIPTS, environment, run
+from tests.sandbox import SCRIPTS, environment, run
 
 # Each start of pytest closes the folder that all runs of a user share to everybody else. As root, PostgreSQL runs as
 # another user and needs its data open: so this run, with all its processes, has a folder of its own.
@@ -84,7 +84,7 @@ def pytest_testnodedown(node: Any) -> None:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     terminalreporter.section("combinations")
-    if reason := docker.lacks():
+    if reason := docker.docker_missing():
         terminalreporter.write_line(f"No image was built and no container started: {reason}.")
     for combination, what, seconds in sorted(steps, key=lambda step: step[0]):
         terminalreporter.write_line(f"{combination:16} {seconds:6.1f} s  {what}")

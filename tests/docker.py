@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from tests.machine import environment, run, wait_until
+from tests.sandbox import environment, run, wait_until
 
 PREFIX = f"rendered-{os.environ.get('PYTEST_XDIST_TESTRUNUID', uuid.uuid4().hex)[:8]}"
 HARDENED = ["--read-only", "--tmpfs=/tmp", "--cap-drop=ALL", "--security-opt=no-new-privileges"]
@@ -23,7 +23,7 @@ SECRET = "a-secret-of-the-tests-0123456789abcdef"
 
 
 @functools.cache
-def lacks() -> str | None:
+def docker_missing() -> str | None:
     """Why no container can be run here."""
     if shutil.which("docker") is None:
         return "there is no docker on PATH"
@@ -33,7 +33,7 @@ def lacks() -> str | None:
 
 def require_docker() -> None:
     """Skip the test where there is no Docker, or fail it if `REQUIRE_DOCKER` is set."""
-    if reason := lacks():
+    if reason := docker_missing():
         (pytest.fail if os.environ.get("REQUIRE_DOCKER") else pytest.skip)(reason)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tests import actions
 from tests.docker import Container, build, call, container, docker
-from tests.machine import environment, run, wait_until
+from tests.sandbox import environment, run, wait_until
 
 USER, PASSWORD = "user-for-tests", "password-for-tests"
 HTPASSWD = f"{USER}:$2y$05$abcdefghijklmnopqrstuuSU5vwaYBWSYOCciTXroVDtS8FNZ9KTy"

@@ -9,7 +9,7 @@ import pytest
 
 from tests import actions
 from tests.combinations import TEMPLATE
-from tests.machine import SCRIPTS, environment, run
+from tests.sandbox import SCRIPTS, environment, run
 
 WORKFLOWS = TEMPLATE / ".github" / "workflows"
 VERSIONS = ["v1.0.0", "v9.9.9", "v99.0.1", "v99.1.0-rc.1"]
@@ -185,13 +185,15 @@ def test_a_prepared_release_numbers_the_notes_and_keeps_the_questions(clone: Pat
     assert (clone / "tests" / "released.json").read_text() == questions
 
 
-@pytest.mark.parametrize("spoilt", ["CHANGELOG.md", "pyproject.toml", "tests/released.json"])
-def test_what_was_not_prepared_is_not_released(spoilt: str, clone: Path, env: dict[str, str], tmp_path: Path) -> None:
-    before = (clone / spoilt).read_text()
+@pytest.mark.parametrize("unprepared", ["CHANGELOG.md", "pyproject.toml", "tests/released.json"])
+def test_what_was_not_prepared_is_not_released(
+    unprepared: str, clone: Path, env: dict[str, str], tmp_path: Path
+) -> None:
+    before = (clone / unprepared).read_text()
     (clone / "CHANGELOG.md").write_text(CHANGELOG)
     (clone / "cookiecutter.json").write_text((clone / "cookiecutter.json").read_text().replace("8000", "8001"))
     prepare(clone, env, "v1.2.3")
-    (clone / spoilt).write_text(before)
+    (clone / unprepared).write_text(before)
     run("git", "commit", "--quiet", "--all", "--message", "1.2.3", cwd=clone, env=env)
     with pytest.raises(AssertionError, match=r"exit status [12]"):
         run_job("release.yml", "release", clone, env, ref_name="v1.2.3")

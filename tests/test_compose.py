@@ -15,7 +15,7 @@ import yaml
 from tests.combinations import AS_IMAGES, Combination
 from tests.conftest import Bake, only, reported
 from tests.docker import PREFIX, SECRET, Answer, Container, build, call, docker, require_docker
-from tests.machine import code_blocks, environment, free_port, run, wait_until
+from tests.sandbox import code_blocks, environment, free_port, run, wait_until
 
 RUN_FOR = AS_IMAGES  # test_gpu_images.py has what a worker does in a stack
 

@@ -13,7 +13,7 @@ from tests.combinations import AS_IMAGES, TESTED_INSIDE, WITH_GPU, Combination
 from tests.conftest import Bake, only, reported
 from tests.docker import HARDENED, PREFIX, call, docker, require_docker
 from tests.docker import build as build_stage
-from tests.machine import environment, free_port, run, wait_until
+from tests.sandbox import environment, free_port, run, wait_until
 from tests.test_compose import Stack, fill_in, ports, stack, url
 from tests.test_images import run_tests_inside
 

@@ -32,7 +32,7 @@ from tests.docker import (
     require_docker,
     volume,
 )
-from tests.machine import MCP_CALL, PACKAGES, environment, locked_packages, run, wait_until
+from tests.sandbox import MCP_CALL, PACKAGES, environment, locked_packages, run, wait_until
 
 BASE = "python:3.12-slim"
 STAGES = ["base", "builder", "dev", "ci", "production"]

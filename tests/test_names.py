@@ -11,7 +11,7 @@ from markdown_it import MarkdownIt
 
 from tests.combinations import COMBINATIONS
 from tests.conftest import Bake
-from tests.machine import SCRIPTS, environment, files, run
+from tests.sandbox import SCRIPTS, environment, files, run
 
 HOSTILE = [
     'Ann\'s "Tasks"',

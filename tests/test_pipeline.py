@@ -16,7 +16,7 @@ from tests.combinations import Combination
 from tests.conftest import Bake, reported
 from tests.docker import Container, require_docker
 from tests.github import PASSWORD, USER, GitHub, github, sh
-from tests.machine import environment, run
+from tests.sandbox import environment, run
 from tests.test_workflows import EVENTS, PUBLISHED, jobs_that_run
 
 REGISTRY = "localhost:5000/team"

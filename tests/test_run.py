@@ -17,7 +17,7 @@ import pytest
 from tests import docker, updates
 from tests.combinations import WITH_GPU, WITHOUT_GPU, Combination
 from tests.conftest import Bake, only, reported
-from tests.machine import (
+from tests.sandbox import (
     MCP_CALL,
     PACKAGES,
     SCRIPTS,
@@ -206,7 +206,7 @@ WITH_PGBOUNCER = "tests/test_postgres.py::test_a_pooler_in_transaction_mode_serv
 def test_its_own_tests_pass(installed: Service, combination: Combination) -> None:
     """All of them where there is no Docker: with it, test_images.py runs them for each combination, but has no PgBouncer."""
     chosen = f"ARGS=-n0 tests/test_rest.py {WITH_PGBOUNCER if combination == POSTGRES else ''}"
-    if not os.environ.get("REQUIRE_DOCKER") and docker.lacks():
+    if not os.environ.get("REQUIRE_DOCKER") and docker.docker_missing():
         chosen = "ARGS=--numprocesses=2"
     with reported(combination, "tested by its own `make test`") as details:
         details += re.findall(r"=+ (\d+ passed.*) in ", installed.make("test", chosen, timeout=900))

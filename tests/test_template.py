@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.combinations import QUESTIONS, TEMPLATE
-from tests.machine import SCRIPTS, environment, make_path, run
+from tests.sandbox import SCRIPTS, environment, make_path, run
 
 PYTHON = Path(getattr(sys, "_base_executable", sys.executable))
 
@@ -41,18 +41,20 @@ def test_make_new_renders_beside_the_clone_and_installs_only_what_that_takes(clo
 
 
 @pytest.mark.parametrize(
-    ("python", "lack"),
+    ("python", "missing"),
     [
         ("exit 1", "needs Python 3.11 or newer"),
         ('case "$*" in *ensurepip*) exit 1 ;; esac', "cannot make virtual environments: install its venv package"),
     ],
 )
-def test_a_machine_that_lacks_something_is_told_what(python: str, lack: str, clone: Path, tmp_path: Path) -> None:
+def test_a_machine_where_something_is_missing_is_told_what(
+    python: str, missing: str, clone: Path, tmp_path: Path
+) -> None:
     script = tmp_path / "script"
     script.write_text(f"#!/bin/sh\n{python}\n")
     script.chmod(0o755)
     env = environment(PATH=make_path(tmp_path / "bin", python3=script), PYENV_ROOT=str(tmp_path))
-    assert lack in run("make", "new", cwd=clone, env=env, status=2).stderr
+    assert missing in run("make", "new", cwd=clone, env=env, status=2).stderr
 
 
 @pytest.mark.parametrize(("required", "status", "outcome"), [("", 0, "SKIPPED"), ("1", 1, "ERROR")])

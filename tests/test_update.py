@@ -15,7 +15,7 @@ import pytest
 
 from tests import actions, updates
 from tests.combinations import COMBINATIONS, QUESTIONS, Combination
-from tests.machine import SCRIPTS, run
+from tests.sandbox import SCRIPTS, run
 from tests.test_render import guard
 from tests.test_workflows import REGISTRIES
 from tests.updates import (
@@ -242,7 +242,7 @@ def test_lines_that_changed_on_both_sides_conflict_and_no_others(
         git(project, env, "reset", "--quiet", "--hard")
 
 
-Spoil = Callable[[Path, dict[str, str]], None]
+Damage = Callable[[Path, dict[str, str]], None]
 
 
 def moved(project: Path, env: dict[str, str]) -> None:
@@ -289,7 +289,7 @@ def shallow(project: Path, env: dict[str, str]) -> None:
     run("git", "clone", "--quiet", "--depth=1", f"file://{origin}", project, cwd=origin, env=env)
 
 
-REFUSED: list[tuple[Spoil, dict[str, str], str]] = [
+REFUSED: list[tuple[Damage, dict[str, str], str]] = [
     (shallow, {}, "Run `git fetch --unshallow` first."),
     (changed, {}, "there are changes that are not committed"),
     (with_a_new_file, {}, "there are changes that are not committed"),
@@ -306,11 +306,11 @@ REFUSED: list[tuple[Spoil, dict[str, str], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("spoil", "answers", "message"), REFUSED)
+@pytest.mark.parametrize(("damage", "answers", "message"), REFUSED)
 def test_what_could_cost_work_or_cannot_be_done_is_refused_and_changes_nothing(
-    spoil: Spoil, answers: dict[str, str], message: str, project: Path, env: dict[str, str]
+    damage: Damage, answers: dict[str, str], message: str, project: Path, env: dict[str, str]
 ) -> None:
-    spoil(project, env)
+    damage(project, env)
     before = tree(project)
     printed = template_update(project, env, switch(**answers), status=2)
     assert message in " ".join(printed.replace("\u2502", "").split())
@@ -505,7 +505,7 @@ def where_only_the_template_s_own_files_changed(project: Path, env: dict[str, st
     env["GIT_CONFIG_KEY_0"] = f"url.{github}/.insteadOf"
 
 
-RUNS: list[tuple[Spoil, str, int, str]] = [
+RUNS: list[tuple[Damage, str, int, str]] = [
     (in_conflict, "token", 2, "Resolve them"),
     (unaltered, "", 1, "no secret TEMPLATE_UPDATE_TOKEN"),
     (without_its_record, "token", 0, ""),
@@ -515,7 +515,7 @@ RUNS: list[tuple[Spoil, str, int, str]] = [
 
 @pytest.mark.parametrize(("alter", "token", "status", "told"), RUNS)
 def test_nothing_is_proposed_silently_or_in_vain(
-    alter: Spoil,
+    alter: Damage,
     token: str,
     status: int,
     told: str,

@@ -14,7 +14,7 @@ import pytest
 from tests import actions
 from tests.combinations import QUESTIONS, TEMPLATE, Combination
 from tests.conftest import Bake
-from tests.machine import SCRIPTS, environment, run
+from tests.sandbox import SCRIPTS, environment, run
 
 REGISTRIES = {
     "ghcr": "ghcr.io/your-org",

@@ -13,8 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pytest
-
+from tests.rendered import ISSUE_KEY
 from tests.sandbox import environment, run, wait_until
 
 PREFIX = f"rendered-{os.environ.get('PYTEST_XDIST_TESTRUNUID', uuid.uuid4().hex)[:8]}"
@@ -29,12 +28,6 @@ def docker_missing() -> str | None:
         return "there is no docker on PATH"
     answer = subprocess.run(["docker", "info"], capture_output=True, text=True, check=False)
     return None if answer.returncode == 0 else "docker info found no engine"
-
-
-def require_docker() -> None:
-    """Skip the test where there is no Docker, or fail it if `REQUIRE_DOCKER` is set."""
-    if reason := docker_missing():
-        (pytest.fail if os.environ.get("REQUIRE_DOCKER") else pytest.skip)(reason)
 
 
 def docker(*arguments: str | Path, status: int = 0, timeout: float = 120, stdin: str = "") -> str:
@@ -103,7 +96,7 @@ class Container:
         return docker("exec", self.id, *command, status=status)
 
     def issue_key(self, name: str = "tests") -> str:
-        return self.exec("python", "-m", "app.auth", "issue", name).splitlines()[-1]
+        return self.exec(*ISSUE_KEY, name).splitlines()[-1]
 
     def is_running(self) -> bool:
         return bool(self.inspect()["State"]["Running"])

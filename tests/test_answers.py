@@ -154,7 +154,8 @@ def test_every_choice_is_tested() -> None:
 
 
 def test_the_names_of_all_dependencies_are_refused(bake: Bake, tmp_path: Path) -> None:
-    projects = [(bake(**combination._asdict()) / "pyproject.toml").read_text() for combination in COMBINATIONS]
+    with_uv = [each for each in COMBINATIONS if each.package_manager == "uv"]
+    projects = [(bake(**combination._asdict()) / "pyproject.toml").read_text() for combination in with_uv]
     names = set(re.findall(r'^    "([a-z0-9-]+)[\[>]', "".join(projects), re.MULTILINE))
     assert {"fastapi", "asyncpg", "aiosqlite", "celery", "pytest"} < names
     for name in names:

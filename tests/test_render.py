@@ -121,8 +121,7 @@ def test_the_dockerfile_passes_hadolint_and_says_why_where_it_does_not_listen(ba
 def test_rendering_is_deterministic_and_needs_nothing_but_cookiecutter(
     baked: Path, combination: Combination, tmp_path: Path
 ) -> None:
-    rendered = [files(render_guarded(tmp_path / str(days), combination, days)) for days in (0, 400)]
-    assert rendered[0] == rendered[1] == files(baked)
+    assert files(render_guarded(tmp_path / "later", combination, days=400)) == files(baked)
 
 
 def test_cuda_is_in_a_lock_of_its_own(baked: Path, combination: Combination) -> None:

@@ -7,15 +7,15 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from functools import partial
-from itertools import combinations
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
 
 from tests import actions, updates
-from tests.combinations import COMBINATIONS, QUESTIONS, Combination
-from tests.machine import SCRIPTS, run
+from tests.combinations import POSTGRES_PIP_GPU, QUESTIONS, SQLITE_UV, SQLITE_VENV, Combination
+from tests.conftest import only
+from tests.sandbox import SCRIPTS, run
 from tests.test_render import guard
 from tests.test_workflows import REGISTRIES
 from tests.updates import (
@@ -88,7 +88,7 @@ def conflicts(project: Path, env: Mapping[str, str]) -> list[str]:
 HOSTILE = 'Ann\'s "Größe" \\ $HOME `id` {x} 🚀'
 
 RENDERED = [
-    *((each._asdict(), None) for each in COMBINATIONS),
+    (POSTGRES_PIP_GPU._asdict(), None),
     ({"project_name": HOSTILE, "description": HOSTILE, "registry": REGISTRIES["ecr"], "mcp_port": "9000"}, RELEASE),
 ]
 
@@ -172,6 +172,7 @@ def test_it_can_be_linked_later(env: dict[str, str], tmp_path: Path) -> None:
     assert (project / ".cruft.json").read_bytes() == recorded
 
 
+@only(SQLITE_UV, SQLITE_VENV, POSTGRES_PIP_GPU)
 def test_an_update_brings_what_is_new_and_keeps_what_was_changed(
     combination: Combination, updated: Path, env: dict[str, str], tmp_path: Path
 ) -> None:
@@ -242,7 +243,7 @@ def test_lines_that_changed_on_both_sides_conflict_and_no_others(
         git(project, env, "reset", "--quiet", "--hard")
 
 
-Spoil = Callable[[Path, dict[str, str]], None]
+Damage = Callable[[Path, dict[str, str]], None]
 
 
 def moved(project: Path, env: dict[str, str]) -> None:
@@ -289,7 +290,7 @@ def shallow(project: Path, env: dict[str, str]) -> None:
     run("git", "clone", "--quiet", "--depth=1", f"file://{origin}", project, cwd=origin, env=env)
 
 
-REFUSED: list[tuple[Spoil, dict[str, str], str]] = [
+REFUSED: list[tuple[Damage, dict[str, str], str]] = [
     (shallow, {}, "Run `git fetch --unshallow` first."),
     (changed, {}, "there are changes that are not committed"),
     (with_a_new_file, {}, "there are changes that are not committed"),
@@ -306,11 +307,11 @@ REFUSED: list[tuple[Spoil, dict[str, str], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("spoil", "answers", "message"), REFUSED)
+@pytest.mark.parametrize(("damage", "answers", "message"), REFUSED)
 def test_what_could_cost_work_or_cannot_be_done_is_refused_and_changes_nothing(
-    spoil: Spoil, answers: dict[str, str], message: str, project: Path, env: dict[str, str]
+    damage: Damage, answers: dict[str, str], message: str, project: Path, env: dict[str, str]
 ) -> None:
-    spoil(project, env)
+    damage(project, env)
     before = tree(project)
     printed = template_update(project, env, switch(**answers), status=2)
     assert message in " ".join(printed.replace("\u2502", "").split())
@@ -333,38 +334,54 @@ def switch(**answers: object) -> str:
     return f"--variables-to-update '{json.dumps(answers)}'".replace("$", "$$") if answers else ""
 
 
-SWITCHED: list[tuple[str, list[Any], dict[str, object]]] = [
-    ("database", QUESTIONS["database"], {}),
-    ("database", QUESTIONS["database"], {"gpu": True}),
-    ("package_manager", QUESTIONS["package_manager"], {}),
-    ("gpu", [False, True], {}),
-    ("gpu", [False, True], {"database": "postgres"}),
-    ("registry", list(REGISTRIES.values()), {}),
-    ("api_port", ["8000", "9000"], {}),
-    ("mcp_port", ["8051", "9051"], {}),
-    ("project_name", ["Task Service", 'Ann\'s "Größe" \\ $HOME {x} 🚀'], {"project_slug": "tasks"}),
-    ("project_slug", ["tasks", "other-tasks"], {}),
-    ("description", ["It's one.", 'It\'s "another" \\ $HOME {x} 🚀'], {}),
+SWITCHED: list[list[dict[str, object]]] = [
+    [
+        {"database": "sqlite", "gpu": False},
+        {"database": "postgres", "gpu": False},
+        {"database": "postgres", "gpu": True},
+        {"database": "sqlite", "gpu": True},
+    ],
+    [
+        {"package_manager": manager, "registry": registry}
+        for manager, registry in zip([*QUESTIONS["package_manager"], "uv"], REGISTRIES.values(), strict=True)
+    ],
+    [
+        {
+            "project_name": "Task Service",
+            "project_slug": "tasks",
+            "description": "It's one.",
+            "api_port": "8000",
+            "mcp_port": "8051",
+        },
+        {
+            "project_name": HOSTILE,
+            "project_slug": "other-tasks",
+            "description": f"It's another: {HOSTILE}",
+            "api_port": "9000",
+            "mcp_port": "9051",
+        },
+    ],
 ]
 
 
 def test_every_answer_is_switched() -> None:
-    assert {question for question, _, _ in SWITCHED} == {name for name in QUESTIONS if not name.startswith("_")}
+    questions = {question: values for question, values in QUESTIONS.items() if not question.startswith("_")}
+    for question, values in questions.items():
+        switched = {
+            cycle[number][question] for cycle in SWITCHED for number in range(len(cycle)) if question in cycle[0]
+        }
+        assert len(switched) > 1
+        assert switched >= (set(values) if isinstance(values, list) else set())
 
 
-@pytest.mark.parametrize(("question", "values", "others"), SWITCHED)
-def test_each_answer_switched_to_each_other_is_as_if_it_had_been_given_first(
-    question: str, values: list[Any], others: dict[str, object], env: dict[str, str], tmp_path: Path
+@pytest.mark.parametrize("cycle", SWITCHED)
+def test_answers_that_are_switched_are_as_if_they_had_been_given_first(
+    cycle: list[dict[str, object]], env: dict[str, str], tmp_path: Path
 ) -> None:
-    fresh = [
-        tree(render(tmp_path / str(number), env, **others, **{question: value})) for number, value in enumerate(values)
-    ]
+    fresh = [tree(render(tmp_path / str(number), env, **answers)) for number, answers in enumerate(cycle)]
     [project] = (tmp_path / "0").iterdir()
-    # From each to each: 0 1 0 2 1 2 0 for three values.
-    for number in [*(number for pair in combinations(range(len(values)), 2) for number in pair), 0][1:]:
-        cruft(
-            project, env, "update", "--skip-apply-ask", "--variables-to-update", json.dumps({question: values[number]})
-        )
+    for number in [*range(1, len(cycle)), 0]:
+        cruft(project, env, "update", "--skip-apply-ask", "--variables-to-update", json.dumps(cycle[number]))
         assert tree(project) == fresh[number]
         commit(project, env)
 
@@ -505,7 +522,7 @@ def where_only_the_template_s_own_files_changed(project: Path, env: dict[str, st
     env["GIT_CONFIG_KEY_0"] = f"url.{github}/.insteadOf"
 
 
-RUNS: list[tuple[Spoil, str, int, str]] = [
+RUNS: list[tuple[Damage, str, int, str]] = [
     (in_conflict, "token", 2, "Resolve them"),
     (unaltered, "", 1, "no secret TEMPLATE_UPDATE_TOKEN"),
     (without_its_record, "token", 0, ""),
@@ -515,7 +532,7 @@ RUNS: list[tuple[Spoil, str, int, str]] = [
 
 @pytest.mark.parametrize(("alter", "token", "status", "told"), RUNS)
 def test_nothing_is_proposed_silently_or_in_vain(
-    alter: Spoil,
+    alter: Damage,
     token: str,
     status: int,
     told: str,

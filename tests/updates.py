@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from tests.machine import SCRIPTS, environment, files, run
+from tests.sandbox import SCRIPTS, environment, files, run
 
 ADDRESS = "https://github.com/your-org/cookiecutter-fastapi-mcp.git"
 SHORT_ADDRESS = "gh:your-org/cookiecutter-fastapi-mcp"
@@ -29,7 +29,7 @@ def serve(template: Path, folder: Path) -> None:
     env = environment(GIT_CONFIG_GLOBAL="/dev/null")
     work = folder / "work"
     shutil.copytree(template, work, ignore=shutil.ignore_patterns(".git"))
-    older(work)
+    previous_release(work)
     run("git", "init", "--quiet", "--initial-branch=main", cwd=work, env=env)
     commit(work, env)
     run("git", "tag", RELEASE, cwd=work, env=env)
@@ -84,7 +84,7 @@ def as_updated(newest: Path, project: Path) -> dict[str, bytes]:
     return tree(newest) | {name: kept[name] for name in SKIPPED}
 
 
-def older(template: Path) -> None:
+def previous_release(template: Path) -> None:
     """Make the template its release before this one."""
     project = template / PROJECT
     for file in sorted(path for path in project.rglob("*") if path.is_file()):

@@ -55,8 +55,9 @@ BAD_ANSWERS = [
         )
     ),
     ("project_slug", "a" * 51, "must have at most 50 characters"),
-    *(("project_slug", value, "must not be a keyword of Python") for value in ("class", "import", "async")),
-    *(("project_slug", value, "must not be a module of Python's standard library") for value in ("email", "json")),
+    *(("project_slug", value, "must not be a host that the service calls") for value in ("database", "valkey")),
+    ("project_slug", "template1", "must not be a database that PostgreSQL makes itself"),
+    ("project_slug", "root", "must not be the user who may do everything"),
     *(("project_slug", value, "must not be a package that the service depends on") for value in ("mcp", "pytest-cov")),
     *(("project_slug", value, "must not be a device of Windows") for value in ("con", "lpt1")),
     *(
@@ -67,6 +68,18 @@ BAD_ANSWERS = [
             *("registry.example.com:/team", "registry.example.com:99999/team", "registry.example.com:0/team"),
             *("ghcr.io/-a", "ghcr.io/a-", "ghcr.io/a...b", f"ghcr.io/{'a' * 200}", "ghcr.io/a\n", "user@ghcr.io/a"),
             *("-ghcr.io/a", "ghcr-.io/a", "ghcr..io/a"),
+        )
+    ),
+    *(
+        ("registry", f"{host}/team", "must name the account and the region of Amazon ECR")
+        for host in (
+            "team.dkr.ecr.amazonaws.com",
+            "dkr.ecr.eu-central-1.amazonaws.com",
+            "team.dkr.ecr.eu-central-1.amazonaws.com",
+            "123456789012.dkr.ecr.amazonaws.com",
+            "123456789012.dkr.ecr.eu-central-1.amazonaws.com:443",
+            "123456789012.dkr.ecr.eu-central-1.amazonaws.com.example.com",
+            "ecr.eu-central-1.amazonaws.com",
         )
     ),
     ("registry", "docker.io/your-name/more", "must have one name after docker.io/"),
@@ -100,11 +113,15 @@ GOOD_ANSWERS = [
     ),
     ("description", "x" * 300),
     *(("project_slug", value) for value in ("a", "a" * 50, "task-2-go", "tasks", "http2")),
+    *(("project_slug", value) for value in ("email", "calendar", "queue", "class", "api", "postgres")),
     *(
         ("registry", value)
         for value in (
             *("ghcr.io/your-org", "123456789012.dkr.ecr.eu-central-1.amazonaws.com/your-team", "docker.io/your-name"),
             *("registry.example.com:5000/your-team", "localhost:5000/a", "localhost/a", "registry:5000/a"),
+            *("1.dkr.example.com/a", "123456789012.dkr.ecr.us-gov-west-1.amazonaws.com/a"),
+            "123456789012.dkr.ecr-fips.us-east-1.amazonaws.com/a",
+            "123456789012.dkr.ecr.cn-north-1.amazonaws.com.cn/a",
             *("registry.gitlab.com/group/sub-group/project", "quay.io/a_b/c__d.e", "10.0.0.1:65535/a"),
         )
     ),
@@ -385,5 +402,5 @@ def test_after_rendering_empty_folders_are_gone_and_the_next_steps_are_told(
         'It\'s "{x}" \\ 🚀 is rendered. Next, and README.md has the rest:',
         f"  cd {tmp_path}",
         "  make dev",
-        "It cannot be updated from its template, which is a local folder: `cruft link URL` in it would mend that.",
+        "It cannot be updated from its template, which is a local folder. To enable updates, run `cruft link URL` there.",
     ]

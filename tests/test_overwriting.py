@@ -72,7 +72,7 @@ def test_files_that_git_could_not_bring_back_are_not_overwritten(
     damage(project, env)
     before = tree(project)
     refusal = run(*OVER, *skip, cwd=project.parent, env=env, status=1).stderr
-    assert f"{project} holds files that git could not bring back" in refusal
+    assert f"{project} holds files that are not committed" in refusal
     assert tree(project) == before
 
 

@@ -159,7 +159,7 @@ def test_where_the_origin_cannot_be_known_none_is_recorded_and_one_line_says_why
     command = ["cookiecutter", unknown.template, "--no-input", "--output-dir", "out"]
     told = run(SCRIPTS / command[0], *command[1:], cwd=tmp_path, env=env).stdout.splitlines()
     assert [line for line in told if "its template" in line] == [
-        f"It cannot be updated from its template, which {unknown.reason}: `cruft link URL` in it would mend that."
+        f"It cannot be updated from its template, which {unknown.reason}. To enable updates, run `cruft link URL` there."
     ]
     assert not (tmp_path / "out" / "task-service" / ".cruft.json").exists()
 

@@ -302,7 +302,7 @@ def test_the_printed_command_keeps_the_good_answers_and_asks_for_the_others(on_p
     replay = json.loads(next((tmp_path / "home" / ".cookiecutter_replay").iterdir()).read_text())["cookiecutter"]
     assert {question: replay[question] for question in GOOD} == GOOD
     assert (replay["api_port"], replay["mcp_port"]) == ("8000", "8051")
-    assert (rendered / "tests" / "postgres.py").exists()
+    assert (rendered / "dev" / "postgres.py").exists()
 
 
 def test_the_printed_command_names_the_version_and_the_folder(tmp_path: Path, template_clone: Path) -> None:
@@ -368,7 +368,7 @@ def test_the_questions_are_asked_in_plain_words(tmp_path: Path) -> None:
     rendered = tmp_path / "grosse-bold"
     assert 'TITLE = "Größe [bold] 🚀"' in (rendered / "app" / "settings.py").read_text()
     assert "port: Port = 9000" in (rendered / "app" / "settings.py").read_text()
-    assert (rendered / "tests" / "postgres.py").exists()
+    assert (rendered / "dev" / "postgres.py").exists()
     assert f"cd {rendered}" in str(terminal.before)
 
 

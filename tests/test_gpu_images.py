@@ -148,14 +148,14 @@ def wait_for(stack: Stack, job: str, key: str, state: str) -> None:
 
 
 @only(POSTGRES_PIP_GPU)
-def test_the_stack_runs_jobs_and_a_worker_that_is_stopped_hands_its_job_back(production: Stack) -> None:
+def test_the_stack_runs_jobs_and_a_worker_that_is_stopped_releases_its_job(production: Stack) -> None:
     rest = url(production)
     key = production.issue_key("jobs")
     for _ in range(2):
         assert call(f"{rest}/tasks", key=key, data={"title": "Fix the login bug"}).status == 201
     job = submit(rest, key)
     wait_for(production, job, key, "succeeded")
-    [pair] = call(f"{job}/result", key=key).body["items"]
+    [pair] = call(job.replace("/jobs/", "/duplicates/"), key=key).body["items"]
     assert pair["similarity"] == 1
 
     production.compose("exec", "-T", "api", "python", "-c", ADD_MANY_TASKS)

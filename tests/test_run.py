@@ -373,7 +373,7 @@ def test_the_readme_leads_to_a_first_call(running: Running) -> None:
 
 def test_an_assistant_s_configuration_from_the_readme_works(running: Running) -> None:
     [block] = code_blocks(running.service.folder / "README.md", "Add it to an AI assistant", "json")
-    [(name, server)] = json.loads(block.replace("key_1_...", running.key))["mcpServers"].items()
+    [(name, server)] = json.loads(block.replace("${API_KEY}", running.key))["mcpServers"].items()
     assert name == running.service.folder.name
     service = running.service
     answer = run(service.python, "-c", MCP_CALL, cwd=service.folder, env=service.env, stdin=json.dumps(server)).stdout

@@ -105,7 +105,7 @@ class Settings(BaseSettings):
             raise ValueError("required in production, such as postgresql://user:password@host:5432/name")
         parsed = parse_url(url)
         if _in_production(info) and parsed.password == "":
-            raise ValueError("its password is empty: set POSTGRES_PASSWORD, if it is made of that")
+            raise ValueError("its password is empty: set DATABASE_PASSWORD, if it is made of that")
         driver = parsed.get_driver_name()
         if find_spec(driver) is None:
             raise ValueError(f"needs the package {driver}, which is not installed")

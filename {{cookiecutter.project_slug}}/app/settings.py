@@ -75,7 +75,6 @@ class Settings(BaseSettings):
     valkey_url: SecretStr = SecretStr("redis://localhost:6379/0")
     device: Device = "auto"
     job_time_limit: Annotated[float, Field(ge=1, le=3000)] = 600
-    worker_health_file: Path = Path("/tmp/worker-healthy")
 
 {% endif %}
     # A validator sees the fields above its own. Rules that span several belong to the last one: so each is checked even

@@ -49,20 +49,6 @@ once = only(SQLITE_UV)
 
 UV = SCRIPTS / "uv"
 
-# For machines without it: as much of curl as the services' READMEs use.
-CURL = """
-import argparse, urllib.request
-
-parser = argparse.ArgumentParser()
-parser.add_argument("-H", action="append")
-parser.add_argument("-d", type=str.encode)
-parser.add_argument("url")
-call = parser.parse_args()
-headers = dict(header.split(": ", 1) for header in call.H)
-with urllib.request.urlopen(urllib.request.Request(call.url, call.d, headers)) as response:
-    print(response.read().decode(), end="")
-"""
-
 
 @pytest.fixture(scope="session")
 def python(bake: Bake) -> Path:
@@ -304,8 +290,7 @@ def running(
     folder = tmp_path_factory.mktemp("run")
     path = make_path(folder / "bin", **{"uv": UV, "python3.12": python})
     if not Path(path, "curl").exists():
-        Path(path, "curl").write_text(f"#!{python}\n{CURL}")
-        Path(path, "curl").chmod(0o755)
+        pytest.skip("the README calls the service with curl, which is missing")
     if combination == SQLITE_UV:
         service = render(bake, combination, path)
     else:

@@ -303,26 +303,3 @@ def test_every_action_is_pinned_by_commit_and_to_one_release(bake: Bake) -> None
 
 
 ALL_ACTIONS = [*product(QUESTIONS["package_manager"], ["ghcr.io/your-org"]), *product(["uv"], REGISTRIES.values())]
-
-
-EXPRESSIONS: list[tuple[str, Any]] = [
-    ("true && 'a' || 'b'", "a"),
-    ("github.ref_type == 'tag' && github.ref_name || ''", "v1.2.3"),
-    ("github.ref_type == 'TAG'", True),
-    ("!(github.ref_type != 'tag')", True),
-    ("github.event.nothing.at.all", None),
-    ("startsWith(github.ref, 'refs/tags/')", True),
-    ("'it''s'", "it's"),
-    ("'a' == 'b' || 'c' == 'c' && 'd'", "d"),
-]
-
-
-@pytest.mark.parametrize(("expression", "value"), EXPRESSIONS)
-def test_expressions_mean_here_what_they_mean_on_github(expression: str, value: object) -> None:
-    assert actions.evaluate(f"${{{{ {expression} }}}}", EVENTS["tag"].context()) == value
-
-
-@pytest.mark.parametrize("expression", ["toJSON(github)", "a < b", "github.*", "github['ref']", "'a' 'b'"])
-def test_what_is_not_known_of_expressions_is_an_error(expression: str) -> None:
-    with pytest.raises((AssertionError, KeyError)):
-        actions.evaluate(f"${{{{ {expression} }}}}", EVENTS["tag"].context())

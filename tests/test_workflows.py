@@ -169,6 +169,30 @@ def test_one_call_saves_and_pushes_the_image_of_this_machine(
     ]
 
 
+def test_layers_are_read_where_they_are_and_else_kept(bake: Bake, tmp_path: Path) -> None:
+    project = bake()
+    [folder] = actions.load(project / ".github" / "workflows" / "ci.yml")["jobs"]["image"]["env"]
+    (tmp_path / "docker").write_text(FAKE_DOCKER)
+    (tmp_path / "docker").chmod(0o755)
+    command = ["make", "--silent", "image", f"{folder}={tmp_path}/layers"]
+    env = environment(PATH=f"{tmp_path}:/usr/bin:/bin")
+    cold = run(*command, cwd=project, env=env).stdout
+    (tmp_path / "layers" / "image").mkdir(parents=True)
+    warm = run(*command, cwd=project, env=env).stdout
+    assert re.findall("--cache-[a-z]+", cold + warm) == ["--cache-to", "--cache-from"]
+
+
+def test_what_is_built_to_be_published_comes_with_sbom_and_provenance(bake: Bake) -> None:
+    jobs = actions.load(bake(gpu=True) / ".github" / "workflows" / "ci.yml")["jobs"]
+    builds = [
+        step["run"] for step in jobs["image"]["steps"] if re.match(r"make (worker-)?image\b(?!-)", step.get("run", ""))
+    ]
+    assert len(builds) == 2
+    assert all("--sbom=true" in build and "--provenance=mode=max" in build for build in builds)
+    for job in ("image", "publish"):  # without which the engine keeps neither
+        assert any("containerd-snapshotter" in step.get("run", "") for step in jobs[job]["steps"])
+
+
 LOGINS = {
     "ghcr": {"registry": "ghcr.io", "username": "ann", "password": "github-token"},
     "ecr": {"registry": "123456789012.dkr.ecr.eu-central-1.amazonaws.com"},

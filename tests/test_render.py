@@ -15,7 +15,7 @@ from tests.machine import SCRIPTS, environment, files, run
 TREE = """
 .dockerignore .editorconfig .env.example .env.prod.example .gitattributes .github/dependabot.yml .github/workflows/ci.yml
 .github/workflows/template-update.yml .gitignore .pre-commit-config.yaml Dockerfile Makefile README.md alembic.ini
-compose.prod.yaml compose.yaml gunicorn.conf.py pyproject.toml scripts/template_update.py
+compose.prod.yaml compose.yaml gunicorn.conf.py pyproject.toml scripts/git_hook.sh scripts/template_update.py
 requirements.txt requirements-dev.txt
 app/__init__.py app/auth.py app/database.py app/errors.py app/health.py app/healthcheck.py app/logs.py app/main.py app/mcp.py
 app/metrics.py app/middleware.py app/migrate.py app/models.py app/openapi.py app/problems.py app/rest.py

@@ -99,6 +99,7 @@ def project(bake: Bake, combination: Combination) -> Iterator[Project]:
     require_docker()
     # With the slug of every other test, so that the locks are the same, and with them the layers that hold the packages.
     folder = bake(**combination._asdict(), project_name=HOSTILE_NAME, project_slug="task-service")
+    run("chmod", "--recursive", "go=", folder, cwd=folder, env=environment())  # as with a umask of 077
     stages = {}
     for stage in STAGES:
         with reported(combination, f"built the stage {stage}"):

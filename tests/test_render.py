@@ -9,7 +9,8 @@ import pytest
 import tomli
 import yaml
 
-from tests.combinations import TEMPLATE, Combination
+from tests.combinations import COMBINATIONS, TEMPLATE, Combination
+from tests.conftest import Bake
 from tests.sandbox import SCRIPTS, environment, files, run
 
 TREE = """
@@ -17,7 +18,7 @@ TREE = """
 .github/workflows/template-update.yml .gitignore .pre-commit-config.yaml Dockerfile Makefile README.md alembic.ini
 compose.prod.yaml compose.yaml gunicorn.conf.py pyproject.toml requirements.txt requirements-dev.txt
 docs/clients.md docs/design.md docs/operate.md docs/publish.md docs/update.md
-scripts/smoke.sh scripts/template_update.py
+scripts/git_hook.sh scripts/smoke.sh scripts/template_update.py
 app/__init__.py app/database_url.py app/errors.py app/features.py app/logs.py app/main.py app/settings.py
 app/api_keys/__init__.py app/api_keys/__main__.py app/api_keys/models.py app/api_keys/rest.py app/api_keys/schemas.py
 app/api_keys/service.py
@@ -45,6 +46,8 @@ migrations/versions/0003_jobs.py
 """
 
 WINDOWS_REFUSES = re.compile(r'[<>:"|?*\\\x00-\x1f]|[ .]$|^(con|prn|aux|nul|com\d|lpt\d)(\.|$)', re.IGNORECASE)
+
+REGISTRIES = ["docker.io/a", "quay.io/a", "123456789012.dkr.ecr.eu-central-1.amazonaws.com/a"]
 
 # Imported by Python before anything else: ends every attempt to reach a network, and moves the clock.
 GUARD = """
@@ -138,6 +141,61 @@ def test_cuda_is_in_a_lock_of_its_own(baked: Path, combination: Combination) -> 
     locks = {lock.name: "nvidia-cublas==" in lock.read_text() for lock in baked.glob("requirements*.txt")}
     expected = {"requirements.txt": False, "requirements-dev.txt": False}
     assert locks == (expected | {"requirements-gpu.txt": True} if combination.gpu else expected)
+
+
+# To which people append: a line that an answer decides, just above theirs, would conflict when it is switched.
+APPENDED_TO = [
+    *("README.md", "Makefile", "pyproject.toml", ".env.example", ".env.prod.example"),
+    *(".gitignore", ".dockerignore", ".gitattributes", ".editorconfig", ".pre-commit-config.yaml"),
+]
+
+
+def test_the_last_lines_of_what_people_append_to_depend_on_no_answer(bake: Bake) -> None:
+    answers = [
+        *(each._asdict() for each in COMBINATIONS),
+        *({"registry": registry, "gpu": True} for registry in REGISTRIES),
+        {"project_name": "Other", "description": "Other.", "api_port": "9000", "mcp_port": "9001"},
+    ]
+    projects = [bake(**each) for each in answers]
+    for name in APPENDED_TO:
+        ends = {tuple((project / name).read_text(encoding="utf-8").splitlines()[-3:]) for project in projects}
+        assert len(ends) == 1, name
+
+
+def test_keys_in_the_files_of_ai_assistants_and_in_env_files_are_ignored_by_git(baked: Path, tmp_path: Path) -> None:
+    env = environment(GIT_DIR=str(tmp_path), GIT_WORK_TREE=str(baked), GIT_CONFIG_GLOBAL="/dev/null")
+    run("git", "init", "--quiet", cwd=baked, env=env)
+    secret = [
+        ".env",
+        ".env.prod",
+        ".env.local",
+        ".mcp.json",
+        ".cursor/mcp.json",
+        ".vscode/mcp.json",
+        ".kiro/settings/mcp.json",
+    ]
+    ignored = run("git", "check-ignore", "--no-index", *secret, cwd=baked, env=env).stdout.splitlines()
+    assert ignored == secret
+
+
+def test_production_asks_for_no_more_than_a_host_of_one_cpu_has(baked: Path) -> None:
+    for file in baked.glob("compose.*.yaml"):
+        text = file.read_text(encoding="utf-8").replace("${CPUS:-1}", "1")
+        for name, service in yaml.safe_load(text)["services"].items():
+            limits = service.get("deploy", {}).get("resources", {}).get("limits", {})
+            assert float(limits.get("cpus", 1)) <= 1, f"{name} in {file.name}"
+
+
+def test_development_takes_no_port_of_the_host_but_its_own(baked: Path) -> None:
+    services = yaml.safe_load((baked / "compose.yaml").read_text(encoding="utf-8"))["services"]
+    published = [port.split(":")[1] for service in services.values() for port in service.get("ports", []) if port]
+    assert sorted(filter(None, published)) == ["8000", "8051"]
+
+
+def test_what_a_build_mounts_has_an_absolute_path_as_buildah_asks(baked: Path) -> None:
+    targets = re.findall(r"target=([^ ,]+)", (baked / "Dockerfile").read_text(encoding="utf-8"))
+    assert targets
+    assert all(target.startswith("/") for target in targets)
 
 
 def test_git_takes_every_rendered_file(baked: Path, tmp_path: Path) -> None:

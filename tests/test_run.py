@@ -378,6 +378,39 @@ def test_ctrl_c_ends_it(running: Running) -> None:
     wait_until(lambda: not any(map(health, ports)), timeout=30, what=lambda: f"nothing answers any more at {ports}")
 
 
+@only(POSTGRES)
+def test_closing_its_terminal_ends_it(installed: Service) -> None:
+    log = installed.folder.parent / "closed.log"
+    with (
+        log.open("wb") as output,
+        subprocess.Popen(
+            ["make", "dev"],
+            cwd=installed.folder,
+            env=installed.env,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        ) as process,
+    ):
+        try:
+            wait_until(
+                lambda: all(map(health, installed.ports)), timeout=120, what=lambda: log.read_text(encoding="utf-8")
+            )
+        finally:
+            os.killpg(process.pid, signal.SIGHUP)
+    wait_until(lambda: not group(process.pid), timeout=20, what=lambda: f"all of it ends: {group(process.pid)}")
+    postmaster = installed.folder / ".postgres" / "postmaster.pid"
+    wait_until(lambda: not postmaster.exists(), timeout=20, what=lambda: "PostgreSQL ends with it")
+
+
+def group(leader: int) -> list[str]:
+    """The processes of a process group that have not ended."""
+    found = subprocess.run(
+        ["pgrep", "--pgroup", str(leader), "--list-full"], capture_output=True, text=True, check=False
+    )
+    return found.stdout.splitlines()
+
+
 PYTHON_ANYWHERE = [
     (["python3.12"], [], "{path}/python3.12 -m venv"),
     (["python3"], [], "{path}/python3 -m venv"),

@@ -182,7 +182,6 @@ def test_production_names_what_is_missing(project: Path, image: str, combination
 
 
 def test_the_database_and_the_service_have_the_same_password_whatever_else_is_set(bake: Bake, tmp_path: Path) -> None:
-    require_docker()
     project = bake(database="postgres")
     fill_in(project)
     (project / ".env").write_text("POSTGRES_PASSWORD=another\n")

@@ -8,7 +8,7 @@ import pytest
 
 from tests.combinations import QUESTIONS
 from tests.conftest import Bake
-from tests.machine import make_path, run
+from tests.sandbox import make_path, run
 from tests.updates import commit, tree, user
 
 # What pip and Python would follow.

@@ -378,7 +378,8 @@ def test_ctrl_c_ends_it(running: Running) -> None:
     wait_until(lambda: not any(map(health, ports)), timeout=30, what=lambda: f"nothing answers any more at {ports}")
 
 
-@only(POSTGRES)
+@slow
+@only(POSTGRES_UV)
 def test_closing_its_terminal_ends_it(installed: Service) -> None:
     log = installed.folder.parent / "closed.log"
     with (

@@ -62,18 +62,20 @@ class Server:
     headers: dict[str, str]
 
     def pids(self) -> list[int]:
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        children = (
+            Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text(encoding="utf-8").split()
+        )
         return [self.process.pid, *map(int, children)]
 
     def cpu_seconds(self) -> float:
         ticks = 0
         for pid in self.pids():
-            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
             ticks += int(fields[11]) + int(fields[12])
         return ticks * CPU_TICK
 
     def memory_mib(self) -> float:
-        rollups = [Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in self.pids()]
+        rollups = [Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="utf-8") for pid in self.pids()]
         return sum(int(re.findall(r"^Pss: +(\d+)", rollup, re.MULTILINE)[0]) for rollup in rollups) / 1024
 
     def measure(self, load: Load, seconds: int) -> Result:
@@ -102,7 +104,14 @@ class Server:
 def run(command: list[str], folder: Path | None = None, environment: dict[str, str] | None = None) -> str:
     """Raises: SystemExit, with all that the command printed, if it fails."""
     done = subprocess.run(
-        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+        command,
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+        encoding="utf-8",
     )
     if done.returncode:
         sys.exit(f"{' '.join(command)} failed:\n{done.stdout}")
@@ -141,6 +150,7 @@ def database_of(project: Path) -> Iterator[str]:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            encoding="utf-8",
         )
         assert server.stdout is not None
         url = server.stdout.readline().strip()

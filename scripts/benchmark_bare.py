@@ -77,7 +77,7 @@ database: Any = Sqlite() if URL.startswith("sqlite") else Postgres()
 async def app(scope: dict[str, Any], receive: Receive, send: Send) -> None:
     if scope["type"] == "lifespan":
         await receive()
-        await database.open(encoding="utf-8")
+        await database.open()
         await send({"type": "lifespan.startup.complete"})
         await receive()
         await send({"type": "lifespan.shutdown.complete"})

@@ -37,7 +37,7 @@ class Sqlite:
 
     async def page(self) -> list[Any]:
         statement = f"SELECT {COLUMNS} FROM tasks ORDER BY id DESC LIMIT 51"
-        return await self._run(0, lambda: self.reader.execute(statement).fetchall())
+        return list(await self._run(0, lambda: self.reader.execute(statement).fetchall()))
 
     async def add(self, title: str) -> Any:
         now = datetime.now(UTC).isoformat()

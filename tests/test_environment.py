@@ -41,11 +41,10 @@ def project(rendered: Path, tmp_path: Path) -> Path:
     return shutil.copytree(rendered, tmp_path / "o'brien (1)+ 100%c" / "task-service")
 
 
-def use_few_packages(project: Path) -> None:
-    """Of the lock, uv alone, which a Makefile without uv installs first."""
+def lock_only(package: str, project: Path) -> None:
     lock = project / "requirements-dev.txt"
     text = lock.read_text(encoding="utf-8")
-    start = text.index("\nuv==") + 1
+    start = text.index(f"\n{package}==") + 1
     lock.write_text(text[start : text.index("# via", start)] + "# via -\n", encoding="utf-8")
 
 
@@ -54,13 +53,14 @@ def test_what_users_have_set_for_pip_and_python_changes_nothing(
     package_manager: str, bake: Bake, env: dict[str, str], tmp_path: Path
 ) -> None:
     project = shutil.copytree(bake(package_manager=package_manager), tmp_path / "with a blank" / "task-service")
-    use_few_packages(project)
+    package = "uv" if package_manager == "uv" else "iniconfig"  # uv, which is missing here, is installed first
+    lock_only(package, project)
     path = make_path(tmp_path / "bin", uv=Path("/nonexistent"))  # a shim that leads nowhere
     found = run("make", "--eval", "print: ; @echo $(PYTHON)", "print", cwd=project, env=env).stdout.splitlines()[-1]
     arguments = ["install", f"PYTHON={found}"]
     run("make", *arguments, cwd=project, env=env | SET_BY_USERS | {"PATH": path})
     python = project / (".local" if package_manager == "pip" else ".venv") / "bin" / "python"
-    printed = run(python, "-c", "import uv; print(uv.__file__)", cwd=project, env=env).stdout
+    printed = run(python, "-c", f"import {package}; print({package}.__file__)", cwd=project, env=env).stdout
     assert str(python.parent.parent) in printed
     assert not (project / "elsewhere").exists()
 

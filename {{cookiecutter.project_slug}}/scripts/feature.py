@@ -44,6 +44,11 @@ class Names(NamedTuple):
     def model(self) -> str:
         return "".join(word.capitalize() for word in self.one.split("_"))
 
+    def places(self) -> list[str]:
+        """Where nothing may be yet."""
+        modules = [f"app/{self.one}", f"app/{self.many}", f"tests/{self.many}"]
+        return [module + ending for module in modules for ending in ("", ".py")]
+
     def variables(self) -> dict[str, str]:
         titles = self.many.replace("_", " ")
         article = "an" if self.title[0].lower() in "aeio" else "a"
@@ -138,11 +143,13 @@ def obstacle_to_add(names: Names, migrations: list[Migration], features: str) ->
     """Why the feature cannot be added."""
     for question, name in (("NAME", names.one), ("PLURAL", names.many)):
         if not re.fullmatch("[a-z][a-z0-9]*(_[a-z0-9]+)*", name) or len(name) > MAX_LENGTH:
-            return f"{question}={name} is no name: it takes small letters, digits and _, at most {MAX_LENGTH} characters."
+            return (
+                f"{question}={name} is no name: it takes small letters, digits and _, at most {MAX_LENGTH} characters."
+            )
         if keyword.iskeyword(name):
             return f"{question}={name} is a word of Python's own."
-        if used := first_that_exists(name):
-            return f"{question}={name} is in use: there is {used}."
+    if used := next((place for place in names.places() if (ROOT / place).exists()), None):
+        return f"the name is in use: there is {used}."
     if keyword.iskeyword(names.model) or names.model in CLASSES:
         return f"NAME={names.one} makes a class {names.model}, which every feature uses already."
     if not re.fullmatch(r"\w[\w -]*", names.title):
@@ -160,14 +167,9 @@ def obstacle_to_add(names: Names, migrations: list[Migration], features: str) ->
     return None
 
 
-def first_that_exists(name: str) -> str | None:
-    places = [Path(folder, name + ending) for folder in ("app", "tests") for ending in ("", ".py")]
-    return next((place.as_posix() for place in places if (ROOT / place).exists()), None)
-
-
 def remove(name: str) -> None:
     features = FEATURES.read_text(encoding="utf-8")
-    listed = re.findall(r"^from app\.(\w+)\.feature import", features, re.MULTILINE)
+    listed = re.findall(r"^from app\.(\w+)\.feature import \w+_feature$", features, re.MULTILINE)
     found = [each for each in (name, plural_of(name)) if each in listed and (ROOT / "app" / each).is_dir()]
     if not found:
         refuse(f"there is no feature {name}. app/features.py has: {', '.join(sorted(listed)) or 'none'}.")
@@ -192,16 +194,18 @@ def remove(name: str) -> None:
     print(f"{many} are removed.")
     for each in removable:
         print(
-            f"So is {each.file.name}: a database that has run it does not fit any more. If there is one to keep, bring the "
-            f"file back with git, and see below."
+            f"So is {each.file.relative_to(ROOT)}. A database that has run it cannot be migrated any more: delete it, or bring "
+            f"the migration back with `git checkout HEAD -- FILE` and drop the table with `make migration NAME='remove {many}'`."
         )
     if kept := sorted(tables - {table for each in removable for table in each.tables("create_table")}):
-        print(f"A migration that is kept makes {', '.join(kept)}. To drop that: make migration NAME='remove {many}'")
+        print(f"The migration of {', '.join(kept)} is kept. To drop the table: make migration NAME='remove {many}'")
 
 
 def obstacle_to_remove(many: str, migrations: list[Path]) -> str | None:
     """Why the feature cannot be removed."""
-    for file in sorted(each for folder in ("app", "dev", "tests", "migrations") for each in ROOT.glob(f"{folder}/**/*.py")):
+    for file in sorted(
+        each for folder in ("app", "dev", "tests", "migrations") for each in ROOT.glob(f"{folder}/**/*.py")
+    ):
         place = file.relative_to(ROOT)
         if file in (FEATURES, WORKER) or place.parts[:2] in (("app", many), ("tests", many)):
             continue
@@ -250,13 +254,17 @@ def read_migration(file: Path) -> Migration:
             if isinstance(target, ast.Name) and target.id in values:
                 values[target.id] = ast.literal_eval(statement.value)  # type: ignore[attr-defined]
     follows = values["down_revision"]
-    return Migration(file, str(values["revision"]), [follows] if isinstance(follows, str) else list(follows or []), text)
+    return Migration(
+        file, str(values["revision"]), [follows] if isinstance(follows, str) else list(follows or []), text
+    )
 
 
 def can_go(migration: Migration, tables: set[str], migrations: list[Migration]) -> bool:
     """Whether it does nothing else, and no other speaks of its tables."""
     others = "\n".join(each.text for each in migrations if each != migration)
-    return migration.tables("create_table") <= tables and not any(re.search(rf"\b{table}\b", others) for table in tables)
+    return migration.tables("create_table") <= tables and not any(
+        re.search(rf"\b{table}\b", others) for table in tables
+    )
 
 
 def relink(migration: Migration, removed: Migration) -> Path:

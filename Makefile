@@ -19,8 +19,14 @@ new: .venv/requirements ## Ask the questions and render a service into OUTPUT=..
 	$(BIN)/cookiecutter '$(CURDIR)' --output-dir '$(OUTPUT)' $(ARGS)
 
 .PHONY: test
-test: .venv/requirements-dev ## Render, install and run every combination; ARGS=... goes to pytest
-	$(BIN)/pytest $(ARGS)
+test: .venv/requirements-dev ## Run the tests that take minutes and need no Docker; ARGS=... goes to pytest
+	$(BIN)/pytest -m 'not (slow or docker or alone or nightly)' $(ARGS)
+	@echo 'make test-all also installs projects, builds and starts their images and stacks, and publishes them.'
+
+.PHONY: test-all
+test-all: .venv/requirements-dev ## Run all tests, with Docker, and at the end those with a deadline alone; ARGS=... goes to pytest
+	$(BIN)/pytest -m 'not (alone or nightly)' $(ARGS) || [ $$? -eq 5 ] # 5: none of those that ARGS chose
+	$(BIN)/pytest -m 'alone and not nightly' $(ARGS) --numprocesses=0 || [ $$? -eq 5 ]
 
 .PHONY: lint
 lint: .venv/requirements-dev ## Check style and types of the template's own code

@@ -1,8 +1,13 @@
 """Tidies the rendered project, records for cruft where it came from, and says how to go on."""
 
+from __future__ import annotations
+
 import json
+import os
+import re
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +37,7 @@ def record_origin(project: Path) -> str | None:
     try:
         if Path(git("rev-parse", "--show-toplevel")).resolve() != Path(CONTEXT["_repo_dir"]).resolve():
             return "is only a part of a git repository"
-        url = git("config", "remote.origin.url").removeprefix("file://")
+        url = without_credentials(git("config", "remote.origin.url"))
         if git("status", "--porcelain", "--untracked-files"):
             return "has changes that are not committed"
         if git("rev-list", "HEAD", "--not", "--remotes", "--tags"):
@@ -48,18 +53,31 @@ def record_origin(project: Path) -> str | None:
         "context": {"cookiecutter": {**answers, "_template": url, "_commit": commit}},
         "directory": None,
     }
-    # In the system's encoding, as cruft writes and reads it.
-    (project / ".cruft.json").write_text(json.dumps(origin, ensure_ascii=False, indent=2) + "\n")
+    (project / ".cruft.json").write_text(json.dumps(origin, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
     return None
+
+
+def without_credentials(url: str) -> str:
+    """The address for a file that everybody who has the project can read: git has a credential helper for the rest."""
+    url = re.sub(r"^file://", "", url)
+    if re.match(r"(https?|ftps?)://", url):
+        return re.sub(r"^(\w+://)[^/?#]*@", r"\1", re.sub(r"[?#].*", "", url))
+    return re.sub(r"^(\w[\w+.-]*://[^/@:]*):[^/@]*@", r"\1@", url)  # of SSH, the user belongs to the address
 
 
 def git(*arguments: str) -> str:
     """What git says of the template."""
     command = ["git", "-C", CONTEXT["_repo_dir"], *arguments]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+    return os.fsdecode(subprocess.run(command, check=True, capture_output=True, env=environment()).stdout).strip()
+
+
+def environment() -> dict[str, str]:
+    """Without GIT_DIR and the like, which git sets in its hooks: they would lead to another repository."""
+    return {name: value for name, value in os.environ.items() if not re.match("GIT_(?!CONFIG_|EXEC_PATH)", name)}
 
 
 def main() -> None:
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr] # a name may be beyond the terminal
     project = Path.cwd()
     prune(project)
     if "_repo_dir" not in CONTEXT:  # cruft, which renders twice for an update, in folders that do not last
@@ -69,7 +87,9 @@ def main() -> None:
     print(f"  cd {shlex.quote(str(project))}")
     print("  make dev")
     if obstacle:
-        print(f"It cannot be updated from its template, which {obstacle}: `cruft link URL` in it would mend that.")
+        print(
+            f"It cannot be updated from its template, which {obstacle}. To enable updates, run `cruft link URL` there."
+        )
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
 """Refuses bad answers before anything is written: all faults at once, then a command that keeps the good answers.
 
-It also refuses to write over files that git could not bring back.
+It also refuses a cookiecutter that is too old, and to write over files that are not committed.
 """
 
+from __future__ import annotations
+
 import json
-import keyword
 import os
 import re
 import reprlib
@@ -15,6 +16,7 @@ import sys
 import unicodedata
 from collections.abc import Callable
 from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,16 @@ EXAMPLES = {
     "mcp_port": "8051",
 }
 
+TOO_OLD = """
+cookiecutter {version} is too old for this template, which needs {oldest} or newer. To upgrade it, run
+`pip install --upgrade cookiecutter`, or `pipx upgrade cookiecutter` if pipx installed it.
+
+Nothing was written. The traceback below can be ignored.
+"""
+
+# Older ones do not find what a file includes from templates/.
+OLDEST_COOKIECUTTER = (2, 2)
+
 REFUSAL = """
 These answers cannot be used:
 {faults}
@@ -41,13 +53,13 @@ These answers cannot be used:
 Nothing was written. To try again with the good answers:
   {command}
 
-What follows is only how this refusal is reported.
+The traceback below can be ignored.
 """
 
 OVERWRITING = """
-{folder} holds files that git could not bring back: commit them there first, or render elsewhere.
+{folder} holds files that are not committed: commit them there first, or render elsewhere.
 
-Nothing was written. What follows is only how this refusal is reported.
+Nothing was written. The traceback below can be ignored.
 """
 
 # cruft renders the answers once more when it replays them, and would run what stands in these.
@@ -62,14 +74,16 @@ DEPENDENCIES = """
     cupy-cuda13x
 """
 
-TAKEN = {
-    "a keyword of Python": keyword.kwlist,
-    "a module of Python's standard library": sys.stdlib_module_names,
+RESERVED_NAMES = {
     "a package that the service depends on": DEPENDENCIES.split(),
     "a device of Windows": ["con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(10))],
+    "a host that the service calls": ["database", "localhost", "valkey"],
+    "a database that PostgreSQL makes itself": ["template0", "template1"],
+    "the user who may do everything": ["root"],
 }
 
 LABEL = "[a-z0-9]([a-z0-9-]*[a-z0-9])?"
+ECR_HOST = r"[0-9]{12}\.dkr\.ecr(-fips)?\.[a-z]+(-[a-z]+)+-[0-9]+\.amazonaws\.com(\.cn)?"
 HOST = rf"(localhost|{LABEL}(\.{LABEL})+|{LABEL}(?=:))(:(?P<port>[1-9][0-9]*))?"
 NAMESPACE = r"[a-z0-9]+(([._]|__|-+)[a-z0-9]+)*"
 REGISTRY = re.compile(f"(?P<host>{HOST})(?P<namespace>(/{NAMESPACE})+)")
@@ -100,7 +114,7 @@ def is_control(character: str) -> bool:
 
 
 def slug_faults(value: str) -> list[str]:
-    faults = [f"must not be {what}" for what, names in TAKEN.items() if value in names]
+    faults = [f"must not be {what}" for what, names in RESERVED_NAMES.items() if value in names]
     if not re.fullmatch("[a-z][a-z0-9]*(-[a-z0-9]+)*", value):
         faults.append("must be lower-case letters, digits and single hyphens, beginning with a letter")
     if len(value) > 50:
@@ -112,6 +126,8 @@ def registry_faults(value: str) -> list[str]:
     match = REGISTRY.fullmatch(value)
     if not match or len(value) > 200 or int(match["port"] or 1) > 65535:
         return ["must be host[:port]/namespace in lower case, without https:// and without a final slash"]
+    if re.search(r"\becr\b.*\.amazonaws\.com", match["host"]) and not re.fullmatch(ECR_HOST, match["host"]):
+        return ["must name the account and the region of Amazon ECR, as ACCOUNT.dkr.ecr.REGION.amazonaws.com"]
     if match["host"] == "docker.io" and match["namespace"].count("/") > 1:
         return ["must have one name after docker.io/"]
     return []
@@ -180,8 +196,11 @@ def can_be_restored(folder: Path) -> bool:
     if all(child.name == ".git" for child in folder.iterdir()):
         return True
 
+    # Without GIT_DIR and the like, which git sets in its hooks: they would lead to another repository.
+    env = {name: value for name, value in os.environ.items() if not re.match("GIT_(?!CONFIG_|EXEC_PATH)", name)}
+
     def git(*arguments: str) -> bytes:
-        return subprocess.run(["git", *arguments], cwd=folder, check=True, capture_output=True).stdout
+        return subprocess.run(["git", *arguments], cwd=folder, env=env, check=True, capture_output=True).stdout
 
     try:
         return bool(git("ls-tree", "HEAD")) and not git("status", "--porcelain", "--untracked-files", ".")
@@ -189,7 +208,19 @@ def can_be_restored(folder: Path) -> bool:
         return False
 
 
+def too_old() -> str | None:
+    """The version of a cookiecutter that cannot render this template."""
+    try:
+        found = version("cookiecutter")
+    except PackageNotFoundError:  # bundled in some other way
+        return None
+    numbers = re.match(r"(\d+)\.(\d+)", found)
+    return found if numbers and tuple(map(int, numbers.groups())) < OLDEST_COOKIECUTTER else None
+
+
 def main() -> None:
+    if found := too_old():
+        sys.exit(TOO_OLD.format(version=found, oldest=".".join(map(str, OLDEST_COOKIECUTTER))))
     answers = {question: as_text(CONTEXT[question]) for question in EXAMPLES}
     faults = find_faults(answers)
     if not faults:

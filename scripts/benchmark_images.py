@@ -25,7 +25,7 @@ from cookiecutter.main import cookiecutter
 
 from tests.combinations import COMBINATIONS, TEMPLATE, Combination
 from tests.docker import SECRET, Container, build, call, container, docker, network
-from tests.machine import wait_until
+from tests.sandbox import wait_until
 from tests.test_images import BASE, REQUESTS, REQUESTS_SCRIPT, size_of
 
 PLAIN = """

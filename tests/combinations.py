@@ -1,4 +1,4 @@
-"""What can be chosen, as data: each combination here is rendered, installed and run."""
+"""What can be chosen, as data: each combination here is rendered and read, and its image built and started."""
 
 import json
 from itertools import product
@@ -18,18 +18,17 @@ class Combination(NamedTuple):
         return "-".join([self.database, self.package_manager, "gpu" if self.gpu else "cpu"])
 
 
-WITHOUT_GPU = [Combination(*values) for values in product(["sqlite", "postgres"], ["uv", "pip", "venv"])]
-# Each package manager installs CUDA, and each database keeps jobs: that takes three of the six.
-WITH_GPU = [
-    Combination("sqlite", "uv", gpu=True),
-    Combination("postgres", "pip", gpu=True),
-    Combination("sqlite", "venv", gpu=True),
+COMBINATIONS = [
+    Combination(*values) for values in product(["sqlite", "postgres"], ["uv", "pip", "venv"], [False, True])
 ]
-COMBINATIONS = [*WITHOUT_GPU, *WITH_GPU]
-# What is built and started as an image: each database with each package manager, one of these with jobs. What jobs need
-# beside that has tests of its own, in test_gpu_images.py.
-AS_IMAGES = [WITH_GPU[1] if each == WITH_GPU[1]._replace(gpu=False) else each for each in WITHOUT_GPU]
-# Whose own tests run in the image: the same, but each database with jobs, where a project has all tests that it has without.
-TESTED_INSIDE = [WITH_GPU[0], *AS_IMAGES[1:]]
-# The one of these for which that is Python 3.13.
-ON_NEWER_PYTHON = Combination("sqlite", "venv")
+
+# Those that stand for others, where a test needs one of them.
+SQLITE_UV = Combination("sqlite", "uv")
+SQLITE_PIP = Combination("sqlite", "pip")
+SQLITE_VENV = Combination("sqlite", "venv")
+POSTGRES_UV = Combination("postgres", "uv")
+SQLITE_UV_GPU = Combination("sqlite", "uv", gpu=True)
+POSTGRES_PIP_GPU = Combination("postgres", "pip", gpu=True)
+
+EACH_DATABASE = [SQLITE_UV, POSTGRES_UV]
+EACH_PACKAGE_MANAGER = [SQLITE_UV, SQLITE_PIP, SQLITE_VENV]

@@ -1,22 +1,17 @@
-"""Fixtures to bake the combinations, and the report of what was rendered, installed and run."""
+"""Fixtures that render the combinations, and what the marks and combinations of a test mean for its run."""
 
 import os
-import re
 import shutil
 import tempfile
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 from pytest_cookies.plugin import Cookies
-from xdist.scheduler import LoadScopeScheduling
 
 from tests import docker, updates
 from tests.combinations import COMBINATIONS, TEMPLATE, Combination
-from tests.machine import SCRIPTS, environment, run
+from tests.sandbox import SCRIPTS, environment, run
 
 # Each start of pytest closes the folder that all runs of a user share to everybody else. As root, PostgreSQL runs as
 # another user and needs its data open: so this run, with all its processes, has a folder of its own.
@@ -25,69 +20,45 @@ if own_folder:
     os.environ["PYTEST_DEBUG_TEMPROOT"] = own_folder
 
 Bake = Callable[..., Path]
-Step = tuple[str, str, float]
-
-steps: list[Step] = []
 
 
-@contextmanager
-def reported(combination: Combination, what: str) -> Iterator[list[str]]:
-    """Put this into the report, with its time and the details that are added meanwhile."""
-    started = time.monotonic()
-    details: list[str] = []
-    yield details
-    steps.append((str(combination), ": ".join([what, *details]), time.monotonic() - started))
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test that takes a combination for those in `RUN_FOR` of its module, or for all, unless it says for which."""
+    said = any("combination" in mark.args[0] for mark in metafunc.definition.iter_markers("parametrize"))
+    if "combination" in metafunc.fixturenames and not said:
+        run_for = getattr(metafunc.module, "RUN_FOR", COMBINATIONS)
+        metafunc.parametrize("combination", run_for, ids=str, indirect=True, scope="session")
 
 
-# The workflows, which take most of the disk, while there is little else on it; then the combinations that take longest, so
-# that the processes end together: those with jobs have twice the tests, and those with uv have also what runs once.
-LONGEST_FIRST = sorted(COMBINATIONS, key=lambda each: (not each.gpu, each.package_manager != "uv"))
-FIRST = ["test_pipeline.py", *map(str, LONGEST_FIRST)]
+def only(*combinations: Combination) -> pytest.MarkDecorator:
+    """Run a test for these combinations alone."""
+    return pytest.mark.parametrize("combination", combinations, ids=str, indirect=True, scope="session")
 
 
-def place(nodeid: str) -> int:
-    """Where in `FIRST` a test is, or behind all of these."""
-    found = (number for number, name in enumerate(FIRST) if re.search(rf"[/\[-]{name}[:\]-]", nodeid))
-    return next(found, len(FIRST))
-
-
-@pytest.hookimpl(trylast=True)
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of a combination, the stacks last: they keep the cores busy until the end, while the tests inside an image wait."""
-    items.sort(key=lambda item: (place(item.nodeid), item.path.name == "test_compose.py"))
+    """Keep the tests of a module for one combination in one process, which installs or builds it once."""
+    for item in items:
+        parameters = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+        if combination := parameters.get("combination"):
+            item.add_marker(pytest.mark.xdist_group(f"{item.path.stem}-{combination}"))
 
 
-class ByCombination(LoadScopeScheduling):  # type: ignore[misc]
-    """Runs all tests of a combination in one process, which installs it once; any other test where there is room."""
-
-    def _split_scope(self, nodeid: str) -> str:
-        return nodeid if place(nodeid) in (0, len(FIRST)) else FIRST[place(nodeid)]
-
-
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByCombination:
-    config.option.loadscopereorder = False
-    return ByCombination(config, log)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what needs Docker where there is none, or fail it if `REQUIRE_DOCKER` is set."""
+    if item.get_closest_marker("docker") and (reason := docker.docker_missing()):
+        (pytest.fail if os.environ.get("REQUIRE_DOCKER") else pytest.skip)(reason)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    docker.remove_what_was_built()
-    if hasattr(session.config, "workeroutput"):
-        session.config.workeroutput["steps"] = steps
-    elif own_folder and not session.testsfailed:
+    if own_folder and not session.testsfailed and not hasattr(session.config, "workerinput"):
         shutil.rmtree(own_folder, ignore_errors=True)
 
 
-@pytest.hookimpl(optionalhook=True)
-def pytest_testnodedown(node: Any) -> None:
-    steps.extend(getattr(node, "workeroutput", {}).get("steps", []))
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    terminalreporter.section("combinations")
-    if reason := docker.lacks():
-        terminalreporter.write_line(f"No image was built and no container started: {reason}.")
-    for combination, what, seconds in sorted(steps, key=lambda step: step[0]):
-        terminalreporter.write_line(f"{combination:16} {seconds:6.1f} s  {what}")
+@pytest.fixture(scope="session", autouse=True)
+def remove_images() -> Iterator[None]:
+    yield
+    docker.remove_what_was_built()
 
 
 @pytest.fixture(scope="session")
@@ -109,24 +80,10 @@ def combination(request: pytest.FixtureRequest) -> Combination:
     return found
 
 
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run a test that takes a combination for those in `RUN_FOR` of its module, or for all, unless it says for which."""
-    said = any("combination" in mark.args[0] for mark in metafunc.definition.iter_markers("parametrize"))
-    if "combination" in metafunc.fixturenames and not said:
-        run_for = getattr(metafunc.module, "RUN_FOR", COMBINATIONS)
-        metafunc.parametrize("combination", run_for, ids=str, indirect=True, scope="session")
-
-
-def only(*combinations: Combination) -> pytest.MarkDecorator:
-    """Run a test for these combinations alone."""
-    return pytest.mark.parametrize("combination", combinations, ids=str, indirect=True, scope="session")
-
-
 @pytest.fixture(scope="session")
 def baked(bake: Bake, combination: Combination) -> Path:
     """The combination as rendered; to be read only."""
-    with reported(combination, "rendered"):
-        return bake(**combination._asdict())
+    return bake(**combination._asdict())
 
 
 @pytest.fixture(scope="session")

@@ -13,9 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pytest
-
-from tests.machine import environment, run, wait_until
+from tests.rendered import ISSUE_KEY
+from tests.sandbox import environment, run, wait_until
 
 PREFIX = f"rendered-{os.environ.get('PYTEST_XDIST_TESTRUNUID', uuid.uuid4().hex)[:8]}"
 HARDENED = ["--read-only", "--tmpfs=/tmp", "--cap-drop=ALL", "--security-opt=no-new-privileges"]
@@ -23,18 +22,12 @@ SECRET = "a-secret-of-the-tests-0123456789abcdef"
 
 
 @functools.cache
-def lacks() -> str | None:
+def docker_missing() -> str | None:
     """Why no container can be run here."""
     if shutil.which("docker") is None:
         return "there is no docker on PATH"
     answer = subprocess.run(["docker", "info"], capture_output=True, text=True, check=False)
     return None if answer.returncode == 0 else "docker info found no engine"
-
-
-def require_docker() -> None:
-    """Skip the test where there is no Docker, or fail it if `REQUIRE_DOCKER` is set."""
-    if reason := lacks():
-        (pytest.fail if os.environ.get("REQUIRE_DOCKER") else pytest.skip)(reason)
 
 
 def docker(*arguments: str | Path, status: int = 0, timeout: float = 120, stdin: str = "") -> str:
@@ -103,7 +96,7 @@ class Container:
         return docker("exec", self.id, *command, status=status)
 
     def issue_key(self, name: str = "tests") -> str:
-        return self.exec("python", "-m", "app.api_keys", "issue", name).splitlines()[-1]
+        return self.exec(*ISSUE_KEY, name).splitlines()[-1]
 
     def is_running(self) -> bool:
         return bool(self.inspect()["State"]["Running"])

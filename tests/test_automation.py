@@ -2,14 +2,13 @@
 
 import re
 import shutil
-from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from tests import actions
 from tests.combinations import TEMPLATE
-from tests.machine import SCRIPTS, environment, run
+from tests.sandbox import SCRIPTS, environment, run
 
 WORKFLOWS = TEMPLATE / ".github" / "workflows"
 VERSIONS = ["v1.0.0", "v9.9.9", "v99.0.1", "v99.1.0-rc.1"]
@@ -83,20 +82,15 @@ def test_linters_find_nothing() -> None:
     run("check-jsonschema", "--builtin-schema", "vendor.github-workflows", *files, cwd=TEMPLATE, env=env)
 
 
-def test_every_test_is_in_exactly_one_job() -> None:
-    def collect(arguments: str) -> list[str]:
-        env = environment(ARGS=f"{arguments} --collect-only --quiet --numprocesses=0")
-        listed = run("make", "--silent", "test", cwd=TEMPLATE, env=env).stdout
-        return re.findall("^tests/.*::.*$", listed, re.MULTILINE)
-
-    everything = collect("")
-    assert everything
-    matrix = actions.load(WORKFLOWS / "tests.yml")["jobs"]["tests"]["strategy"]["matrix"]
-    jobs = [job["tests"] for job in matrix["include"]]
-    chosen = [test for job in jobs if "-k" in job for test in collect(job)]
-    files = [file for job in jobs if "-k" not in job for file in job.split()]
-    chosen += [test for file in files for test in everything if test.startswith(f"{file}::")]
-    assert Counter(chosen) == Counter(everything)
+def test_every_test_that_takes_long_is_in_exactly_one_job() -> None:
+    """By its file and the database in its name; all others are in the job that runs `make test`."""
+    command = ["--collect-only", "--quiet", "--numprocesses=0", "-m", "slow or docker or alone"]
+    listed = run(SCRIPTS / "pytest", *command, cwd=TEMPLATE, env=environment()).stdout
+    matrix = actions.load(WORKFLOWS / "tests.yml")["jobs"]["all"]["strategy"]["matrix"]
+    tests = re.findall("^(tests/.*)::(.*)$", listed, re.MULTILINE)
+    assert {file for file, _ in tests} == set(matrix["file"])
+    for _, name in tests:
+        assert sum(database in name for database in matrix["database"]) == 1, name
 
 
 def test_actions_are_pinned_to_the_commit_of_their_newest_release(
@@ -111,6 +105,7 @@ def test_actions_are_pinned_to_the_commit_of_their_newest_release(
     assert all("uses: " in line for line in re.findall("^[+-][^+-].*", changed, re.MULTILINE))
 
 
+@pytest.mark.nightly
 def test_what_is_newer_is_proposed_once_a_week_and_tested(clone: Path, env: dict[str, str], tmp_path: Path) -> None:
     run_job("refresh.yml", "refresh", clone, env)
     body = (tmp_path / "changes.md").read_text()
@@ -185,13 +180,15 @@ def test_a_prepared_release_numbers_the_notes_and_keeps_the_questions(clone: Pat
     assert (clone / "tests" / "released.json").read_text() == questions
 
 
-@pytest.mark.parametrize("spoilt", ["CHANGELOG.md", "pyproject.toml", "tests/released.json"])
-def test_what_was_not_prepared_is_not_released(spoilt: str, clone: Path, env: dict[str, str], tmp_path: Path) -> None:
-    before = (clone / spoilt).read_text()
+@pytest.mark.parametrize("unprepared", ["CHANGELOG.md", "pyproject.toml", "tests/released.json"])
+def test_what_was_not_prepared_is_not_released(
+    unprepared: str, clone: Path, env: dict[str, str], tmp_path: Path
+) -> None:
+    before = (clone / unprepared).read_text()
     (clone / "CHANGELOG.md").write_text(CHANGELOG)
     (clone / "cookiecutter.json").write_text((clone / "cookiecutter.json").read_text().replace("8000", "8001"))
     prepare(clone, env, "v1.2.3")
-    (clone / spoilt).write_text(before)
+    (clone / unprepared).write_text(before)
     run("git", "commit", "--quiet", "--all", "--message", "1.2.3", cwd=clone, env=env)
     with pytest.raises(AssertionError, match=r"exit status [12]"):
         run_job("release.yml", "release", clone, env, ref_name="v1.2.3")

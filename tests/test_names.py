@@ -11,7 +11,7 @@ from markdown_it import MarkdownIt
 
 from tests.combinations import COMBINATIONS
 from tests.conftest import Bake
-from tests.machine import SCRIPTS, environment, files, run
+from tests.sandbox import SCRIPTS, environment, files, run
 
 HOSTILE = [
     'Ann\'s "Tasks"',
@@ -81,12 +81,12 @@ READ_BACK: dict[str, dict[str, Callable[[str], str]]] = {
 }
 
 
-@pytest.mark.parametrize("question", READ_BACK)
-def test_every_place_where_a_name_appears_is_known(question: str, bake: Bake) -> None:
+def test_every_place_where_a_name_appears_is_known(bake: Bake) -> None:
     for combination in COMBINATIONS:
-        project = bake(**combination._asdict(), project_slug="other", **{question: "AppearsHere"})
-        places = {name for name, content in files(project).items() if b"AppearsHere" in content}
-        assert places == set(READ_BACK[question])
+        marks = {question: f"{question.title().replace('_', '')}AppearsHere" for question in READ_BACK}
+        rendered = files(bake(**combination._asdict(), project_slug="other", **marks))
+        for question, mark in marks.items():
+            assert {name for name, content in rendered.items() if mark.encode() in content} == set(READ_BACK[question])
 
 
 @pytest.mark.parametrize("value", HOSTILE)

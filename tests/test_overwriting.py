@@ -12,7 +12,7 @@ import pytest
 
 from tests.combinations import TEMPLATE
 from tests.conftest import Bake
-from tests.machine import SCRIPTS, run, wait_until
+from tests.sandbox import SCRIPTS, run, wait_until
 from tests.updates import commit, tree, user
 
 OVER: list[str | Path] = [
@@ -62,17 +62,33 @@ def ignored_by_what_is_around_it(project: Path, env: dict[str, str]) -> None:
     run("git", "commit", "--quiet", "--message", "-", cwd=project.parent, env=env)
 
 
+def where_git_is_led_elsewhere(project: Path, env: dict[str, str]) -> None:
+    """As in a hook of git, for another repository in which all is committed."""
+    changed(project, env)
+    other = shutil.copytree(project, project.parent / "other")
+    run("git", "restore", ".", cwd=other, env=env)
+    env |= {
+        "GIT_DIR": str(other / ".git"),
+        "GIT_WORK_TREE": str(other),
+        "GIT_INDEX_FILE": str(other / ".git" / "index"),
+    }
+
+
 @pytest.mark.parametrize("skip", [[], ["--skip-if-file-exists"]])
 @pytest.mark.parametrize(
-    "spoil", [changed, with_a_new_file, without_git, before_the_first_commit, ignored_by_what_is_around_it]
+    "damage",
+    [
+        *(changed, with_a_new_file, without_git, before_the_first_commit, ignored_by_what_is_around_it),
+        where_git_is_led_elsewhere,
+    ],
 )
 def test_files_that_git_could_not_bring_back_are_not_overwritten(
-    spoil: Callable[[Path, dict[str, str]], None], skip: list[str], project: Path, env: dict[str, str]
+    damage: Callable[[Path, dict[str, str]], None], skip: list[str], project: Path, env: dict[str, str]
 ) -> None:
-    spoil(project, env)
+    damage(project, env)
     before = tree(project)
     refusal = run(*OVER, *skip, cwd=project.parent, env=env, status=1).stderr
-    assert f"{project} holds files that git could not bring back" in refusal
+    assert f"{project} holds files that are not committed" in refusal
     assert tree(project) == before
 
 
@@ -137,8 +153,8 @@ def test_what_an_interrupted_rendering_has_overwritten_git_brings_back(
     assert tree(project) == before
 
 
-@pytest.mark.parametrize("place", ["/proc", "{folder}/file"])
-def test_where_nothing_can_be_written_nothing_is(place: str, env: dict[str, str], tmp_path: Path) -> None:
+@pytest.mark.parametrize("folder", ["/proc", "{tmp_path}/file"])
+def test_where_nothing_can_be_written_nothing_is(folder: str, env: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("Ours.\n")
-    run(*OVER, "--output-dir", place.format(folder=tmp_path), cwd=tmp_path, env=env, status=1)
+    run(*OVER, "--output-dir", folder.format(tmp_path=tmp_path), cwd=tmp_path, env=env, status=1)
     assert (tmp_path / "file").read_text() == "Ours.\n"

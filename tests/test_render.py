@@ -10,28 +10,38 @@ import tomli
 import yaml
 
 from tests.combinations import TEMPLATE, Combination
-from tests.machine import SCRIPTS, environment, files, run
+from tests.sandbox import SCRIPTS, environment, files, run
 
 TREE = """
 .dockerignore .editorconfig .env.example .env.prod.example .gitattributes .github/dependabot.yml .github/workflows/ci.yml
 .github/workflows/template-update.yml .gitignore .pre-commit-config.yaml Dockerfile Makefile README.md alembic.ini
-compose.prod.yaml compose.yaml gunicorn.conf.py pyproject.toml scripts/template_update.py
-requirements.txt requirements-dev.txt
-app/__init__.py app/auth.py app/database.py app/errors.py app/health.py app/healthcheck.py app/logs.py app/main.py app/mcp.py
-app/metrics.py app/middleware.py app/migrate.py app/models.py app/openapi.py app/problems.py app/rest.py
-app/schemas.py app/settings.py app/tasks.py
-migrations/env.py migrations/script.py.mako migrations/versions/0001_tasks_and_api_keys.py
-tests/__init__.py tests/conftest.py tests/load.py tests/server.py tests/slow_app.py tests/smoke.sh tests/test_auth.py
-tests/test_cors.py tests/test_health.py tests/test_logs.py tests/test_mcp.py tests/test_migrations.py
-tests/test_openapi.py tests/test_reliability.py tests/test_rest.py tests/test_settings.py
+compose.prod.yaml compose.yaml gunicorn.conf.py pyproject.toml requirements.txt requirements-dev.txt
+docs/clients.md docs/design.md docs/operate.md docs/publish.md docs/update.md
+scripts/smoke.sh scripts/template_update.py
+app/__init__.py app/database_url.py app/errors.py app/features.py app/logs.py app/main.py app/settings.py
+app/api_keys/__init__.py app/api_keys/__main__.py app/api_keys/models.py app/api_keys/rest.py app/api_keys/schemas.py
+app/api_keys/service.py
+app/db/__init__.py app/db/columns.py app/db/database.py app/db/failures.py app/db/migrate.py app/db/postgres.py
+app/db/search.py app/db/sqlite.py
+app/tasks/__init__.py app/tasks/feature.py app/tasks/models.py app/tasks/rest.py app/tasks/schemas.py
+app/tasks/service.py app/tasks/tools.py
+app/web/__init__.py app/web/authentication.py app/web/feature.py app/web/healthcheck.py app/web/mcp.py app/web/metrics.py
+app/web/middleware.py app/web/openapi.py app/web/probes.py app/web/problems.py app/web/schemas.py app/web/tools.py
+migrations/env.py migrations/script.py.mako migrations/versions/0001_api_keys.py migrations/versions/0002_tasks.py
+tests/__init__.py tests/conftest.py tests/load.py tests/server.py
 """
-TREE_WITH = {"sqlite": "app/backup.py tests/test_sqlite.py", "postgres": "tests/postgres.py tests/test_postgres.py"}
+TREE_WITH = {
+    "sqlite": "app/db/backup.py tests/test_sqlite.py",
+    "postgres": "dev/__init__.py dev/postgres.py tests/test_postgres.py",
+}
 TREE_WITH_GPU = """
-compose.gpu.yaml requirements-gpu.txt
-app/computation.py app/duplicates.py app/job_doors.py app/job_models.py app/jobs.py app/leases.py app/queue.py app/worker.py
-migrations/versions/0002_jobs.py
-tests/cuda.py tests/deadly_app.py tests/fake_cupy.py tests/slow_worker.py tests/test_duplicates.py tests/test_gpu.py
-tests/test_job_reliability.py tests/test_jobs.py tests/test_worker.py tests/valkey.py tests/workers.py
+compose.gpu.yaml requirements-gpu.txt dev/__init__.py dev/valkey.py docs/jobs.md scripts/cuda.py
+app/worker.py
+app/duplicates/__init__.py app/duplicates/computation.py app/duplicates/feature.py app/duplicates/rest.py
+app/duplicates/schemas.py app/duplicates/texts.py app/duplicates/tools.py
+app/jobs/__init__.py app/jobs/computation.py app/jobs/feature.py app/jobs/leases.py app/jobs/models.py app/jobs/queue.py
+app/jobs/rest.py app/jobs/schemas.py app/jobs/service.py app/jobs/tools.py app/jobs/worker.py
+migrations/versions/0003_jobs.py
 """
 
 WINDOWS_REFUSES = re.compile(r'[<>:"|?*\\\x00-\x1f]|[ .]$|^(con|prn|aux|nul|com\d|lpt\d)(\.|$)', re.IGNORECASE)
@@ -73,7 +83,7 @@ def render_guarded(folder: Path, combination: Combination, days: int) -> Path:
 
 def test_the_files_are_the_expected_ones(baked: Path, combination: Combination) -> None:
     expected = f"{TREE} {TREE_WITH[combination.database]} {TREE_WITH_GPU if combination.gpu else ''}".split()
-    assert sorted(files(baked)) == sorted(expected)
+    assert sorted(files(baked)) == sorted(set(expected))
 
 
 def test_every_file_meets_the_whitespace_contract(baked: Path) -> None:
@@ -93,10 +103,8 @@ def test_every_file_meets_the_whitespace_contract(baked: Path) -> None:
 
 
 def test_no_template_code_is_left_over(baked: Path) -> None:
-    left_over = re.compile(
-        r"cookiecutter\.|\{%|(?<!\$)\{\{(?!\.|json \.|print \.)|\{#"
-    )  # those of GitHub and Docker stay
-    assert [name for name, content in files(baked).items() if left_over.search(content.decode())] == []
+    jinja = re.compile(r"cookiecutter\.|\{%|(?<!\$)\{\{(?!\.|json \.|print \.)|\{#")  # those of GitHub and Docker stay
+    assert [name for name, content in files(baked).items() if jinja.search(content.decode())] == []
 
 
 def test_every_file_parses(baked: Path) -> None:
@@ -123,8 +131,7 @@ def test_the_dockerfile_passes_hadolint_and_says_why_where_it_does_not_listen(ba
 def test_rendering_is_deterministic_and_needs_nothing_but_cookiecutter(
     baked: Path, combination: Combination, tmp_path: Path
 ) -> None:
-    rendered = [files(render_guarded(tmp_path / str(days), combination, days)) for days in (0, 400)]
-    assert rendered[0] == rendered[1] == files(baked)
+    assert files(render_guarded(tmp_path / "later", combination, days=400)) == files(baked)
 
 
 def test_cuda_is_in_a_lock_of_its_own(baked: Path, combination: Combination) -> None:

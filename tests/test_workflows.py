@@ -1,6 +1,6 @@
 """The rendered CI workflow: linted for every combination, and what it does for each registry at each event.
 
-`test_pipeline.py` executes it.
+`test_publish.py` runs the tasks that it calls.
 """
 
 import re
@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import pytest
 
 from tests import actions
-from tests.combinations import QUESTIONS, TEMPLATE, Combination
+from tests.combinations import COMBINATIONS, QUESTIONS, TEMPLATE
 from tests.conftest import Bake
-from tests.machine import SCRIPTS, environment, run
+from tests.sandbox import SCRIPTS, environment, run
 
 REGISTRIES = {
     "ghcr": "ghcr.io/your-org",
@@ -102,9 +102,9 @@ def distinct(files: Iterable[Path]) -> list[Path]:
     return sorted({file.read_bytes(): file for file in files}.values())
 
 
-def test_linters_find_nothing_whatever_else_is_chosen(kind: str, bake: Bake) -> None:
-    answers = product(QUESTIONS["database"], QUESTIONS["package_manager"], [False, True])
-    projects = [bake(**Combination(*each)._asdict(), registry=REGISTRIES[kind]) for each in answers]
+def test_linters_find_nothing(bake: Bake) -> None:
+    projects = [bake(**combination._asdict()) for combination in COMBINATIONS]
+    projects += [bake(registry=registry) for registry in REGISTRIES.values()]
     env = environment(GIT_CONFIG_GLOBAL="/dev/null", PATH=f"{SCRIPTS}:/usr/bin:/bin")  # actionlint calls shellcheck
     workflows = distinct(file for each in projects for file in each.glob(".github/workflows/*.yml"))
     updates = distinct(each / ".github" / "dependabot.yml" for each in projects)
@@ -126,8 +126,9 @@ def test_a_push_of_anything_else_starts_nothing(ref: str, workflow: actions.Work
 
 
 @pytest.mark.parametrize("event", PUBLISHED)
-def test_the_tags_are_those_of_the_event(event: str, kind: str, workflow: actions.Workflow, bake: Bake) -> None:
-    project = bake(registry=REGISTRIES[kind])
+def test_the_tags_are_those_of_the_event(event: str, bake: Bake) -> None:
+    project = bake(registry=REGISTRIES["other"])
+    workflow = actions.load(project / ".github" / "workflows" / "ci.yml")
     git = ["git", "-c", "user.name=tests", "-c", "user.email=tests@example.com"]
     for command in (["init", "--quiet"], ["commit", "--quiet", "--allow-empty", "--message", "first"]):
         run(*git, *command, cwd=project, env=environment(GIT_CONFIG_GLOBAL="/dev/null"))
@@ -135,7 +136,7 @@ def test_the_tags_are_those_of_the_event(event: str, kind: str, workflow: action
     env = actions.environment(EVENTS[event].context(), workflow)
     rule = ("--eval", "print-names: ; @echo $(TAGS:%=$(PUBLISHED):%)", "print-names")
     names = run("make", "--silent", *rule, cwd=project, env=environment(**env)).stdout.split()
-    assert names == [f"{REGISTRIES[kind]}/task-service:{tag.format(commit=commit)}" for tag in PUBLISHED[event]]
+    assert names == [f"{REGISTRIES['other']}/task-service:{tag.format(commit=commit)}" for tag in PUBLISHED[event]]
 
 
 FAKE_DOCKER = """#!/bin/sh
@@ -149,16 +150,16 @@ esac
 
 @pytest.mark.parametrize(("worker", "suffix"), [("", ""), ("worker-", "-ml")])
 def test_one_call_saves_and_pushes_the_image_of_this_machine(
-    worker: str, suffix: str, kind: str, bake: Bake, tmp_path: Path
+    worker: str, suffix: str, bake: Bake, tmp_path: Path
 ) -> None:
-    project = bake(registry=REGISTRIES[kind], gpu=True)
+    project = bake(registry=REGISTRIES["other"], gpu=True)
     (tmp_path / "docker").write_text(FAKE_DOCKER)
     (tmp_path / "docker").chmod(0o755)
     env = environment(PATH=f"{tmp_path}:/usr/bin:/bin")
     tasks = [f"{worker}save", f"{worker}push"]
     called = run("make", "--silent", *tasks, "VERSION=v1.2.3", cwd=project, env=env).stdout.splitlines()
     image = f"task-service{suffix}"
-    name = f"{REGISTRIES[kind]}/{image}"
+    name = f"{REGISTRIES['other']}/{image}"
     assert called == [
         f"tag {image} {name}:1.2.3-amd64",
         f"save --output {image}.amd64.tar {name}:1.2.3-amd64",
@@ -200,7 +201,7 @@ def test_the_login_is_that_of_the_registry(event: str, kind: str, workflow: acti
 
 def test_the_readme_names_what_the_login_needs_and_nothing_else(project: Path, kind: str) -> None:
     workflow = (project / ".github" / "workflows" / "ci.yml").read_text()
-    readme = (project / "README.md").read_text()
+    readme = (project / "docs" / "publish.md").read_text()
     needed = set(re.findall(r"(?:secrets|vars)\.(\w+)", workflow))
     assert {name for name in STORED if f"`{name}`" in readme} == needed
     assert bool(needed) is (kind != "ghcr")
@@ -301,7 +302,7 @@ def test_every_action_is_pinned_by_commit_and_to_one_release(bake: Bake) -> None
     assert {action: found for action, found in pins.items() if len(found) > 1} == {}
 
 
-ALL_ACTIONS = list(product(QUESTIONS["package_manager"], REGISTRIES.values()))
+ALL_ACTIONS = [*product(QUESTIONS["package_manager"], ["ghcr.io/your-org"]), *product(["uv"], REGISTRIES.values())]
 
 
 EXPRESSIONS: list[tuple[str, Any]] = [

@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from tests.machine import SCRIPTS, environment, files, run
+from tests.sandbox import SCRIPTS, environment, files, run
 
 ADDRESS = "https://github.com/your-org/cookiecutter-fastapi-mcp.git"
 SHORT_ADDRESS = "gh:your-org/cookiecutter-fastapi-mcp"
@@ -14,7 +14,7 @@ PROJECT = "{{cookiecutter.project_slug}}"
 LOCKS = "requirements*.txt"
 
 # What `[tool.cruft] skip` names.
-SKIPPED = ["app/models.py", "migrations/versions/0001_tasks_and_api_keys.py"]
+SKIPPED = ("app/tasks/", "tests/tasks/", "app/duplicates/", "tests/duplicates/", "migrations/versions/0002_tasks.py")
 
 # In the release before, each file says something else in its first comment, and each module holds a function more.
 WORDING = (re.compile(r'^(# |""")(?=\w)', re.MULTILINE), r"\1Formerly: ")
@@ -29,7 +29,7 @@ def serve(template: Path, folder: Path) -> None:
     env = environment(GIT_CONFIG_GLOBAL="/dev/null")
     work = folder / "work"
     shutil.copytree(template, work, ignore=shutil.ignore_patterns(".git"))
-    older(work)
+    previous_release(work)
     run("git", "init", "--quiet", "--initial-branch=main", cwd=work, env=env)
     commit(work, env)
     run("git", "tag", RELEASE, cwd=work, env=env)
@@ -80,11 +80,11 @@ def tree(project: Path) -> dict[str, bytes]:
 
 def as_updated(newest: Path, project: Path) -> dict[str, bytes]:
     """The files that a project should have when it is the newest: it keeps those that are not the template's."""
-    kept = tree(project)
-    return tree(newest) | {name: kept[name] for name in SKIPPED}
+    mine = {name: content for name, content in tree(project).items() if name.startswith(SKIPPED)}
+    return {name: content for name, content in tree(newest).items() if not name.startswith(SKIPPED)} | mine
 
 
-def older(template: Path) -> None:
+def previous_release(template: Path) -> None:
     """Make the template its release before this one."""
     project = template / PROJECT
     for file in sorted(path for path in project.rglob("*") if path.is_file()):
@@ -114,10 +114,12 @@ def edit(file: Path, pattern: str, replacement: str, count: int = 0) -> None:
 
 def change(project: Path) -> None:
     """Change a project as its users do."""
-    for module in sorted((project / "app").glob("[!f]*.py")):  # but for what the template removes
+    for module in sorted((project / "app").rglob("*.py")):
+        if module.relative_to(project).as_posix() in REMOVED:
+            continue
         name = f"ADDED_TO_{module.stem.strip('_').upper()}"
         module.write_text(f'{module.read_text(encoding="utf-8")}\n\n{name} = "by its user"\n', encoding="utf-8")
-    edit(project / "app" / "rest.py", "^@admin_router", ROUTE, count=1)
+    edit(project / "app" / "api_keys" / "rest.py", "^    return router", ROUTE, count=1)
     add_column(project)
     edit(project / "pyproject.toml", '^    "alembic>=.*', r'\g<0>\n    "anyio>=4",')
     for lock in project.glob("requirements*.txt"):
@@ -131,7 +133,7 @@ def change(project: Path) -> None:
 
 
 def add_column(project: Path) -> None:
-    edit(project / "app" / "models.py", "^    due_date: .*", rf"\g<0>\n{COLUMN}")
+    edit(project / "app" / "tasks" / "models.py", "^    due_date: .*", rf"\g<0>\n{COLUMN}")
     newest = max(path.name for path in (project / "migrations" / "versions").iterdir())[:4]
     (project / "migrations" / "versions" / "1000_owner.py").write_text(MIGRATION.replace("NEWEST", newest))
 
@@ -140,13 +142,12 @@ def reformat(project: Path) -> None:
     run(SCRIPTS / "ruff", "format", "--no-cache", "--quiet", ".", cwd=project, env=environment())
 
 
-ROUTE = """@tasks_router.get("/{task_id}/again")
-async def read_again(task_id: TaskId, tasks: TasksDep) -> TaskRead:
-    \"\"\"Read one task once more.\"\"\"
-    return await tasks.get(task_id)
+ROUTE = """    @router.get("/{key_id}/again", responses=NOT_FOUND)
+    async def read_api_key_again(key_id: ApiKeyId) -> ApiKeyRead:
+        \"\"\"Read one key once more.\"\"\"
+        return await database.read(service.get_api_key, key_id)
 
-
-@admin_router"""
+    return router"""
 
 COLUMN = "    owner: Mapped[str | None] = mapped_column(String(100))"
 

@@ -1,0 +1,50 @@
+"""A project's own tests, all of them, inside the stage of its image that is for them.
+
+The packages are the same whichever manager installs them: so few combinations say what all would.
+"""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.combinations import POSTGRES_PIP_GPU, SQLITE_UV, SQLITE_VENV, Combination
+from tests.conftest import Bake, only
+from tests.docker import HARDENED, build, call, container, docker
+
+pytestmark = pytest.mark.docker
+
+
+def run_tests_inside(image: str, *options: str) -> None:
+    """Without coverage, which takes time, and with files in memory, as builds keep the disk busy."""
+    command: list[str] = json.loads(docker("image", "inspect", "--format={{json .Config.Cmd}}", image))
+    command.remove("--cov")
+    printed = docker("run", "--rm", "--tmpfs=/tmp:exec", image, *command, *options, timeout=1200)
+    skipped = re.findall(r"^SKIPPED \[1\] \S+ (.*)", printed, re.MULTILINE)
+    assert " passed" in printed
+    assert [reason for reason in skipped if "pgbouncer" not in reason] == []  # with which test_run.py runs that test
+
+
+@only(POSTGRES_PIP_GPU)
+def test_they_pass_on_postgresql_with_jobs(bake: Bake, combination: Combination) -> None:
+    run_tests_inside(build(bake(**combination._asdict()), "ci"), "--numprocesses=2")
+
+
+@only(SQLITE_VENV)
+def test_they_pass_on_a_newer_python(bake: Bake, combination: Combination) -> None:
+    run_tests_inside(build(bake(**combination._asdict()), "ci", "--build-arg=PYTHON_VERSION=3.13"), "--numprocesses=0")
+
+
+@only(SQLITE_UV)
+def test_they_pass_after_changes_and_an_update(updated: Path) -> None:
+    run_tests_inside(build(updated, "ci"), "--numprocesses=0")
+
+
+@only(SQLITE_UV)
+def test_an_updated_project_serves_what_was_added(updated: Path) -> None:
+    with container(*HARDENED, "--publish=127.0.0.1::8000", build(updated, "production")) as started:
+        started.wait_for_health()
+        key = started.issue_key()
+        task = call(f"{started.url()}/tasks", key=key, data={"title": "New"}).body
+        assert call(f"{started.url()}/tasks/{task['id']}/again", key=key).body == task

@@ -1,0 +1,81 @@
+"""What the jobs `image` and `publish` of the rendered CI workflow call, against a registry that wants a password.
+
+Left out is what only GitHub or the internet can do: the identity that signs, the scanner's database, another platform.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from tests.combinations import POSTGRES_PIP_GPU, Combination
+from tests.conftest import Bake, only
+from tests.docker import PREFIX, call, container, docker
+from tests.sandbox import environment, run, wait_until
+
+pytestmark = [pytest.mark.docker, only(POSTGRES_PIP_GPU)]
+
+USER, PASSWORD = "user-for-tests", "password-for-tests"
+HTPASSWD = f"{USER}:$2y$05$abcdefghijklmnopqrstuuSU5vwaYBWSYOCciTXroVDtS8FNZ9KTy"
+"""The line that lets this user in, with bcrypt: htpasswd -nbBC 5 USER PASSWORD."""
+
+# Signs nothing, and says what it was to sign.
+COSIGN = "#!/bin/sh\necho cosign $*\n"
+
+
+class Project(NamedTuple):
+    folder: Path
+    registry: str
+    env: dict[str, str]
+
+    def make(self, *arguments: str) -> str:
+        return run("make", "--silent", *arguments, cwd=self.folder, env=self.env, timeout=1200).stdout
+
+    def published(self, name: str) -> dict[str, object]:
+        form = "--format={{json .Manifest}}"
+        command = ["docker", "buildx", "imagetools", "inspect", form, f"{self.registry}/{name}"]
+        found: dict[str, object] = json.loads(run(*command, cwd=self.folder, env=self.env).stdout)
+        return found
+
+
+@pytest.fixture(scope="module")
+def project(bake: Bake, combination: Combination, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+    """A project whose registry is one of the tests' own, and whose Docker has logged in there."""
+    folder = tmp_path_factory.mktemp("publish")
+    (folder / "htpasswd").write_text(HTPASSWD)
+    (folder / "cosign").write_text(COSIGN)
+    (folder / "cosign").chmod(0o755)
+    authentication = ["--env=REGISTRY_AUTH=htpasswd", "--env=REGISTRY_AUTH_HTPASSWD_REALM=tests"]
+    authentication += ["--env=REGISTRY_AUTH_HTPASSWD_PATH=/htpasswd", f"--volume={folder}/htpasswd:/htpasswd:ro"]
+    with container(*authentication, "--publish=127.0.0.1::5000", "registry:2") as registry:
+        address = f"localhost:{registry.port(5000)}"
+        wait_until(lambda: call(f"http://{address}/v2/").status == 401, timeout=60, what=registry.logs)
+        env = environment(DOCKER_CONFIG=str(folder / "docker"), VERSION="v1.2.3", IMAGE=PREFIX)
+        env["PATH"] = f"{folder}:{env['PATH']}"
+        login = ["docker", "login", f"--username={USER}", "--password-stdin", address]
+        run(*login, cwd=folder, env=env, stdin=PASSWORD)
+        yield Project(bake(**combination._asdict(), registry=f"{address}/team"), f"{address}/team", env)
+        names = [
+            f"{address}/team/{image}:{tag}" for image in (PREFIX, f"{PREFIX}-ml") for tag in ("1.2.3-amd64", "1.2")
+        ]
+        docker("rmi", "--force", PREFIX, f"{PREFIX}-ml", *names)
+
+
+def test_images_are_built_called_measured_published_and_signed(project: Project) -> None:
+    assert '"title":"Made over REST"' in project.make("image", "smoke")
+    assert "sm_120: " in project.make("worker-image", "worker-smoke")
+    assert f"{PREFIX}-ml takes " in project.make("size", "worker-size")
+    project.make("save", "worker-save")
+    project.make("push", "worker-push")
+    signed = project.make("sign", "worker-sign").splitlines()
+    images = [PREFIX, f"{PREFIX}-ml"]
+    digests = [{project.published(f"{image}:{tag}")["digest"] for tag in ("1.2.3", "1.2")} for image in images]
+    assert signed == [
+        f"cosign sign --yes {project.registry}/{image}@{digest}"
+        for image, [digest] in zip(images, digests, strict=True)
+    ]
+    pulled = f"{project.registry}/{PREFIX}:1.2"
+    run("docker", "pull", "--quiet", pulled, cwd=project.folder, env=project.env, timeout=600)
+    assert '"title":"Made over REST"' in project.make("smoke", f"IMAGE={pulled}")

@@ -158,7 +158,7 @@ def test_its_configuration_is_that_of_a_service(project: Project) -> None:
     [image] = json.loads(docker("image", "inspect", project.image))
     config = image["Config"]
     assert config["User"] == "1000"
-    assert config["Cmd"] == ["gunicorn"]
+    assert config["Cmd"] == ["python", "-m", "app"]
     assert not config.get("Entrypoint")
     assert config["ExposedPorts"].keys() == {"8000/tcp", "8051/tcp"}
     assert (config.get("Volumes") or {}).keys() == ({"/data"} if project.uses_sqlite else set())

@@ -1,4 +1,4 @@
-"""How gunicorn serves `app.main:create_app()`: both ports, the settings of `app.settings`, JSON logs."""
+"""How `python -m app` serves `app.main:create_app()`: both ports, the settings of `app.settings`, JSON logs."""
 
 import gc
 import os
@@ -30,6 +30,7 @@ class Worker(UvicornWorker):  # type: ignore[misc]
     CONFIG_KWARGS: ClassVar = {
         **UvicornWorker.CONFIG_KWARGS,
         "access_log": False,
+        "proxy_headers": False,  # nothing here depends on who a proxy says that it stands for
         "lifespan": "on",
         "server_header": False,
         "timeout_graceful_shutdown": 8,  # seconds; then a request gets 503, before gunicorn's 10 cut it off
@@ -47,7 +48,7 @@ class Worker(UvicornWorker):  # type: ignore[misc]
 
 
 wsgi_app = "app.main:create_app()"
-bind = [f"{settings.host}:{settings.port}", f"{settings.host}:{settings.mcp_port}"]
+bind = settings.bind
 worker_class = Worker
 workers = settings.web_concurrency
 timeout = 30

@@ -264,7 +264,12 @@ def test_lines_that_changed_on_both_sides_conflict_and_no_others(
         assert conflicts(project, env) == ["app/web/probes.py"]
         merged = tree(project)
         both = merged.pop("app/web/probes.py").decode()
-        assert re.search(r'\AASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+        assert re.search(r'\A<<<<<<< .*\n"""Ours\."""\n=======\n"""Probes.*\n>>>>>>> .*\n\nimport', both)
+        assert merged == {n: content for n, content in as_updated(newest, project).items() if n != "app/web/probes.py"}
+        git(project, env, "reset", "--quiet", "--hard")
+
+
+ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 
 
 def test_any_name_is_rendered_and_updated_whatever_the_system_s_encoding(

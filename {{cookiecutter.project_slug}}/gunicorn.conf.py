@@ -22,6 +22,7 @@ from uvicorn_worker import UvicornWorker  # noqa: E402
 from app.db.migrate import migrate  # noqa: E402
 from app.logs import log_config  # noqa: E402
 from app.settings import load_settings  # noqa: E402
+from app.web.connections import LimitedHttpProtocol  # noqa: E402
 
 settings = load_settings()
 
@@ -30,6 +31,7 @@ class Worker(UvicornWorker):  # type: ignore[misc]
     CONFIG_KWARGS: ClassVar = {
         **UvicornWorker.CONFIG_KWARGS,
         "access_log": False,
+        "http": LimitedHttpProtocol,
         "proxy_headers": False,  # nothing here depends on who a proxy says that it stands for
         "lifespan": "on",
         "server_header": False,

@@ -50,17 +50,6 @@ once = only(SQLITE_UV)
 UV = SCRIPTS / "uv"
 
 
-@pytest.fixture(scope="session")
-def python(bake: Bake) -> Path:
-    """A Python that services run on: the one their Makefile finds or, where there is none, one that uv brings."""
-    rule = ("--eval", "print-python: ; @echo $(PYTHON)", "print-python")
-    found = run("make", "--silent", *rule, cwd=bake(), env=environment()).stdout.strip()
-    if not found:
-        run(UV, "python", "install", "3.12", cwd=Path.cwd(), env=environment(), timeout=300)
-        found = run(UV, "python", "find", "--managed-python", "3.12", cwd=Path.cwd(), env=environment()).stdout.strip()
-    return Path(found)
-
-
 class Service(NamedTuple):
     """A rendered project, and the environment in which its commands run."""
 

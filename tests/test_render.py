@@ -14,35 +14,60 @@ from tests.conftest import Bake
 from tests.sandbox import SCRIPTS, environment, files, run
 
 TREE = """
-.dockerignore .editorconfig .env.example .env.prod.example .gitattributes .github/dependabot.yml .github/workflows/ci.yml
-.github/workflows/template-update.yml .gitignore .pre-commit-config.yaml Dockerfile Makefile README.md alembic.ini
-compose.prod.yaml compose.yaml gunicorn.conf.py pyproject.toml requirements.txt requirements-dev.txt
-docs/clients.md docs/design.md docs/operate.md docs/publish.md docs/update.md
-scripts/git_hook.sh scripts/smoke.sh scripts/template_update.py
-app/__init__.py app/database_url.py app/errors.py app/features.py app/logs.py app/main.py app/settings.py
-app/api_keys/__init__.py app/api_keys/__main__.py app/api_keys/models.py app/api_keys/rest.py app/api_keys/schemas.py
-app/api_keys/service.py
+.dockerignore .editorconfig .env.example .env.prod.example .gitattributes
+.github/dependabot.yml .github/workflows/ci.yml .github/workflows/template-update.yml
+.gitignore .pre-commit-config.yaml Dockerfile Makefile README.md alembic.ini
+app/__init__.py app/__main__.py app/api_keys/__init__.py app/api_keys/__main__.py app/api_keys/models.py
+app/api_keys/rest.py app/api_keys/schemas.py app/api_keys/service.py app/database_url.py
 app/db/__init__.py app/db/columns.py app/db/database.py app/db/failures.py app/db/migrate.py app/db/postgres.py
-app/db/search.py app/db/sqlite.py
+app/db/search.py app/db/sqlite.py app/errors.py app/features.py app/logs.py app/main.py app/settings.py
 app/tasks/__init__.py app/tasks/feature.py app/tasks/models.py app/tasks/rest.py app/tasks/schemas.py
-app/tasks/service.py app/tasks/tools.py
-app/web/__init__.py app/web/authentication.py app/web/feature.py app/web/healthcheck.py app/web/mcp.py app/web/metrics.py
-app/web/middleware.py app/web/openapi.py app/web/probes.py app/web/problems.py app/web/schemas.py app/web/tools.py
+app/tasks/service.py app/tasks/tools.py app/web/__init__.py app/web/authentication.py app/web/connections.py
+app/web/feature.py app/web/healthcheck.py app/web/mcp.py app/web/metrics.py app/web/middleware.py app/web/openapi.py
+app/web/parameters.py app/web/probes.py app/web/problems.py app/web/schemas.py app/web/tools.py
+compose.prod.yaml compose.yaml
+docs/add-a-feature.md docs/clients.md docs/design.md docs/operate.md docs/publish.md docs/update.md
+gunicorn.conf.py
 migrations/env.py migrations/script.py.mako migrations/versions/0001_api_keys.py migrations/versions/0002_tasks.py
-tests/__init__.py tests/conftest.py tests/load.py tests/server.py
+pyproject.toml requirements-dev.txt requirements.txt
+scripts/feature.py scripts/git_hook.sh scripts/skeleton/__init__.txt scripts/skeleton/feature.txt
+scripts/skeleton/migration.txt scripts/skeleton/models.txt scripts/skeleton/rest.txt scripts/skeleton/schemas.txt
+scripts/skeleton/service.txt scripts/skeleton/test_rest.txt scripts/skeleton/test_tools.txt scripts/skeleton/tools.txt
+scripts/smoke.sh scripts/template_update.py
+tests/__init__.py tests/conftest.py tests/load.py tests/notes.py tests/server.py
+tests/tasks/__init__.py tests/tasks/test_rest.py tests/tasks/test_tools.py
+tests/test_api_keys.py tests/test_authentication.py tests/test_connections.py tests/test_cors.py tests/test_layers.py
+tests/test_logs.py tests/test_mcp.py tests/test_metrics.py tests/test_migrations.py tests/test_openapi.py
+tests/test_parameters.py tests/test_probes.py tests/test_problems.py tests/test_reliability.py tests/test_settings.py
 """
 TREE_WITH = {
-    "sqlite": "app/db/backup.py tests/test_sqlite.py",
-    "postgres": "dev/__init__.py dev/postgres.py tests/test_postgres.py",
+    "sqlite": """
+app/db/backup.py
+tests/test_sqlite.py
+""",
+    "postgres": """
+dev/__init__.py dev/postgres.py
+tests/test_postgres.py
+""",
 }
 TREE_WITH_GPU = """
-compose.gpu.yaml requirements-gpu.txt dev/__init__.py dev/valkey.py docs/jobs.md scripts/cuda.py
-app/worker.py
 app/duplicates/__init__.py app/duplicates/computation.py app/duplicates/feature.py app/duplicates/rest.py
 app/duplicates/schemas.py app/duplicates/texts.py app/duplicates/tools.py
-app/jobs/__init__.py app/jobs/computation.py app/jobs/feature.py app/jobs/leases.py app/jobs/models.py app/jobs/queue.py
-app/jobs/rest.py app/jobs/schemas.py app/jobs/service.py app/jobs/tools.py app/jobs/worker.py
+app/jobs/__init__.py app/jobs/computation.py app/jobs/feature.py app/jobs/healthcheck.py app/jobs/leases.py
+app/jobs/models.py app/jobs/queue.py app/jobs/rest.py app/jobs/runner.py app/jobs/schemas.py app/jobs/service.py
+app/jobs/tools.py app/jobs/worker.py app/worker.py
+compose.gpu.yaml
+dev/__init__.py dev/valkey.py
+docs/jobs.md
 migrations/versions/0003_jobs.py
+requirements-gpu.txt
+scripts/cuda.py
+tests/duplicates/__init__.py tests/duplicates/conftest.py tests/duplicates/fake_cupy.py
+tests/duplicates/test_duplicates.py tests/duplicates/test_gpu.py tests/duplicates/test_interfaces.py
+tests/duplicates/test_texts.py tests/duplicates/test_worker.py tests/jobs/__init__.py tests/jobs/conftest.py
+tests/jobs/crashing_app.py tests/jobs/proxy.py tests/jobs/slow_worker.py tests/jobs/test_healthcheck.py
+tests/jobs/test_jobs.py tests/jobs/test_leases.py tests/jobs/test_queue.py tests/jobs/test_runner.py
+tests/jobs/test_worker.py tests/jobs/workers.py
 """
 
 WINDOWS_REFUSES = re.compile(r'[<>:"|?*\\\x00-\x1f]|[ .]$|^(con|prn|aux|nul|com\d|lpt\d)(\.|$)', re.IGNORECASE)

@@ -37,8 +37,9 @@ scripts/smoke.sh scripts/template_update.py
 tests/__init__.py tests/conftest.py tests/load.py tests/notes.py tests/server.py
 tests/tasks/__init__.py tests/tasks/test_rest.py tests/tasks/test_tools.py
 tests/test_api_keys.py tests/test_authentication.py tests/test_connections.py tests/test_cors.py tests/test_layers.py
-tests/test_logs.py tests/test_mcp.py tests/test_metrics.py tests/test_migrations.py tests/test_openapi.py
-tests/test_parameters.py tests/test_probes.py tests/test_problems.py tests/test_reliability.py tests/test_settings.py
+tests/test_logs.py tests/test_mcp.py tests/test_metrics.py tests/test_migrations.py tests/test_one_port.py
+tests/test_openapi.py tests/test_parameters.py tests/test_probes.py tests/test_problems.py tests/test_reliability.py
+tests/test_settings.py
 """
 TREE_WITH = {
     "sqlite": """

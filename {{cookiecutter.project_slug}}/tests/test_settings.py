@@ -2,6 +2,7 @@
 
 import os
 import re
+import socket
 import stat
 import subprocess
 import sys
@@ -343,3 +344,28 @@ def test_the_example_for_production_asks_for_secrets_and_then_starts(monkeypatch
     settings = load(monkeypatch, {name: PRODUCTION[name] for name in missing})
     assert settings.environment == "production"
     assert settings.admin_api_key is None
+
+
+def test_one_port_serves_both_whatever_the_other_one_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = load(monkeypatch, {"PORT": "9000", "MCP_PORT": "9000", "ONE_PORT": "true"})
+    assert settings.bind == ["127.0.0.1:9000"]
+
+
+@pytest.mark.parametrize("name", ["PORT", "MCP_PORT"])
+def test_what_kubernetes_sets_beside_a_service_of_that_name_is_ignored(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    settings = load(monkeypatch, {name: "tcp://10.43.0.1:8051"})
+    assert (settings.port, settings.mcp_port) == (Settings().port, Settings().mcp_port)
+
+
+@pytest.mark.parametrize(("host", "address"), [("127.0.0.1", "127.0.0.1:9000"), ("::1", "[::1]:9000")])
+def test_a_host_is_bound_as_it_is_written(monkeypatch: pytest.MonkeyPatch, host: str, address: str) -> None:
+    if ":" in host and not socket.has_ipv6:
+        pytest.skip("this machine has no IPv6")
+    assert load(monkeypatch, {"HOST": host, "PORT": "9000"}).bind[0] == address
+
+
+@pytest.mark.parametrize("host", ["x86_64-pc-linux-gnu", "192.0.2.1", "2001:db8::1", "my laptop"])
+def test_a_host_that_is_not_this_machine_is_refused_by_name(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
+    assert f"  HOST: {host!r} is no address of this machine to listen on: " in refuse(monkeypatch, {"HOST": host})

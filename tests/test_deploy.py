@@ -33,9 +33,6 @@ RUN_FOR = [SQLITE, POSTGRES, *WITH_GPU[:2]]
 once = only(SQLITE)
 on_postgres = only(POSTGRES, WITH_GPU[1])
 
-# What the two modules are called once the service's code is in folders.
-RENAMED = {"app.migrate": "app.db.migrate", "app.healthcheck": "app.web.healthcheck"}
-
 Document = dict[str, Any]
 
 
@@ -92,16 +89,9 @@ class Stack(NamedTuple):
 def stack(baked: Path) -> Stack:
     def load(name: str) -> Any:
         file = baked / name
-        return yaml.safe_load(renamed(file)) if file.exists() else {}
+        return yaml.safe_load(file.read_text()) if file.exists() else {}
 
-    return Stack(load("compose.prod.yaml"), load("compose.gpu.yaml"), renamed(baked / "Dockerfile"))
-
-
-def renamed(file: Path) -> str:
-    text = file.read_text()
-    for old, new in RENAMED.items():
-        text = re.sub(rf"\b{re.escape(old)}\b", new, text)
-    return text
+    return Stack(load("compose.prod.yaml"), load("compose.gpu.yaml"), (baked / "Dockerfile").read_text())
 
 
 def seconds(duration: str) -> int:
@@ -592,8 +582,7 @@ def exported(baked: Path) -> dict[str, set[str]]:
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in SUFFIXES:
             name, _, labels = map(ast.literal_eval, node.args[:3])
-            # `door` is what the label is called before the service's code is in folders.
-            known = {"interface" if label == "door" else label for label in labels} | {"job", "instance", "le"}
+            known = {*labels, "job", "instance", "le"}
             found |= {f"{name}{suffix}": known for suffix in SUFFIXES[node.func.id]}
     return found
 

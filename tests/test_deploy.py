@@ -23,15 +23,23 @@ import yaml
 from botocore.model import Shape
 from botocore.validate import ParamValidator
 
-from tests.combinations import TEMPLATE, WITH_GPU, WITHOUT_GPU, Combination
+from tests.combinations import (
+    COMBINATIONS,
+    POSTGRES_PIP_GPU,
+    POSTGRES_UV,
+    SQLITE_UV,
+    SQLITE_UV_GPU,
+    TEMPLATE,
+    Combination,
+)
 from tests.conftest import Bake, only
 from tests.sandbox import environment, free_port, run, wait_until
 
-SQLITE, POSTGRES = Combination("sqlite", "uv"), Combination("postgres", "uv")
 # What differs here depends on the database and on jobs.
-RUN_FOR = [SQLITE, POSTGRES, *WITH_GPU[:2]]
-once = only(SQLITE)
-on_postgres = only(POSTGRES, WITH_GPU[1])
+RUN_FOR = [SQLITE_UV, POSTGRES_UV, SQLITE_UV_GPU, POSTGRES_PIP_GPU]
+once = only(SQLITE_UV)
+on_postgres = only(POSTGRES_UV, POSTGRES_PIP_GPU)
+with_jobs = only(SQLITE_UV_GPU, POSTGRES_PIP_GPU)
 
 Document = dict[str, Any]
 
@@ -46,7 +54,7 @@ def program(name: str, package: str) -> str:
 
 
 def test_no_file_depends_on_a_combination_that_is_not_tested_here() -> None:
-    assert {(each.database, each.gpu) for each in [*WITHOUT_GPU, *WITH_GPU]} == {(e.database, e.gpu) for e in RUN_FOR}
+    assert {(each.database, each.gpu) for each in COMBINATIONS} == {(e.database, e.gpu) for e in RUN_FOR}
 
 
 class Stack(NamedTuple):
@@ -234,7 +242,7 @@ def assert_same_checks(container: Document, check: dict[str, Any]) -> None:
     assert started["periodSeconds"] * started["failureThreshold"] == check["start-period"]
 
 
-@only(*WITH_GPU[:2])
+@with_jobs
 def test_kubernetes_runs_worker_and_valkey_as_compose_does(manifests: list[Document], stack: Stack) -> None:
     worker = container(manifests, "worker")
     assert_same_container(worker, stack.worker)
@@ -251,7 +259,7 @@ def test_kubernetes_runs_worker_and_valkey_as_compose_does(manifests: list[Docum
     assert limits(valkey) == limits_of(there)
 
 
-@only(SQLITE, WITH_GPU[0])
+@only(SQLITE_UV, SQLITE_UV_GPU)
 def test_on_kubernetes_one_pod_has_the_file_of_sqlite(manifests: list[Document]) -> None:
     spec = find(manifests, "Deployment", "task-service")["spec"]
     assert (spec["replicas"], spec["strategy"]) == (1, {"type": "Recreate"})
@@ -322,7 +330,7 @@ def test_ecs_takes_the_task_definitions(baked: Path) -> None:
         assert faults(task_definition(baked, file.name)) == ""
 
 
-@only(POSTGRES)
+@only(POSTGRES_UV)
 @pytest.mark.parametrize("damage", [{"cpus": "256"}, {"memory": 512}, {"networkMode": "awsvpcs"}])
 def test_ecs_would_not_take_a_wrong_one(damage: Document, baked: Path) -> None:
     assert faults({**task_definition(baked), **damage})

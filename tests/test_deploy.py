@@ -480,27 +480,42 @@ class Proxy(NamedTuple):
             return request.getresponse().status
 
 
-@pytest.fixture
-def proxy(bake: Bake, tmp_path: Path) -> Iterator[Proxy]:
-    """Caddy with the rendered file, without TLS."""
-    caddy = program("caddy", "caddy")
-    found = Proxy(free_port(), free_port(), free_port())
-    text = (bake(api_port=found.api_port, mcp_port=found.mcp_port) / "deploy" / "caddy" / "Caddyfile").read_text()
-    text, sites = re.subn(r"^(\w+\.example\.com) \{$", rf"http://\1:{found.port} {{", text, flags=re.MULTILINE)
-    assert sites == 2
-    file = tmp_path / "Caddyfile"
+@contextmanager
+def caddy(project: Path, folder: Path, *, api: str, mcp: str) -> Iterator[int]:
+    """The port of a Caddy with the project's file, under other host names and without TLS."""
+    port = free_port()
+    text = (project / "deploy" / "caddy" / "Caddyfile").read_text()
+    for name, other in {"api.example.com": api, "mcp.example.com": mcp}.items():
+        text, sites = re.subn(rf"^{name} {{$", f"http://{other}:{port} {{", text, flags=re.MULTILINE)
+        assert sites == 1
+    file = folder / "Caddyfile"
     file.write_text(f"{{\n\tadmin off\n}}\n{text}")
-    env = environment(HOME=str(tmp_path))
-    with (tmp_path / "log").open("w") as log:
-        process = subprocess.Popen(
-            [caddy, "run", "--config", file, "--adapter", "caddyfile"], env=env, stdout=log, stderr=log
-        )
+    command = [program("caddy", "caddy"), "run", "--config", file, "--adapter", "caddyfile"]
+    with program_running(*command, port=port, folder=folder):
+        yield port
+
+
+@contextmanager
+def program_running(*command: str | Path, port: int, folder: Path) -> Iterator[None]:
+    """A program that listens on this port."""
+    log = folder / "log"
+    with log.open("w") as output:
+        env = environment(HOME=str(folder))
+        process = subprocess.Popen(command, cwd=folder, env=env, stdout=output, stderr=output)
         try:
-            wait_until(lambda: listens(found.port), timeout=20, what=(tmp_path / "log").read_text)
-            yield found
+            wait_until(lambda: listens(port), timeout=20, what=log.read_text)
+            yield
         finally:
             process.terminate()
             process.wait()
+
+
+@pytest.fixture
+def proxy(bake: Bake, tmp_path: Path) -> Iterator[Proxy]:
+    api_port, mcp_port = free_port(), free_port()
+    project = bake(api_port=api_port, mcp_port=mcp_port)
+    with caddy(project, tmp_path, api="api.example.com", mcp="mcp.example.com") as port:
+        yield Proxy(port, api_port, mcp_port)
 
 
 def listens(port: int) -> bool:
@@ -565,10 +580,10 @@ def test_alerts_fire_when_they_should_and_only_then(baked: Path, tmp_path: Path)
     assert fired == {rule["alert"] for rule in without_runbooks}
 
 
-def queries(baked: Path) -> list[str]:
-    dashboard = json.loads((baked / "deploy" / "grafana" / "dashboard.json").read_text())
+def queries(project: Path, interval: str = "5m") -> list[str]:
+    dashboard = json.loads((project / "deploy" / "grafana" / "dashboard.json").read_text())
     found = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
-    return [query.replace("$__rate_interval", "5m") for query in found]
+    return [query.replace("$__rate_interval", interval) for query in found]
 
 
 @once

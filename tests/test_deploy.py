@@ -86,6 +86,13 @@ class Stack(NamedTuple):
         [*_, exposed] = re.findall(r"^EXPOSE (\d+) (\d+)$", self.dockerfile, re.MULTILINE)
         return [int(port) for port in exposed]
 
+    @property
+    def command(self) -> list[str]:
+        """What the image for production runs."""
+        stage = self.dockerfile.split("AS production\n")[1]
+        [command, *_] = re.findall(r"^CMD (\[.*\])$", stage, re.MULTILINE)
+        return list(json.loads(command))
+
     def health_check(self, number: int) -> dict[str, Any]:
         """That of the image, 0, or of the worker's, 1: its options in seconds, and its command."""
         options, command = re.findall(r"^HEALTHCHECK (.*) \\\n +CMD (\[.*\])$", self.dockerfile, re.MULTILINE)[number]
@@ -97,7 +104,8 @@ class Stack(NamedTuple):
 def stack(baked: Path) -> Stack:
     def load(name: str) -> Any:
         file = baked / name
-        return yaml.safe_load(file.read_text()) if file.exists() else {}
+        # With the variables that it takes unset.
+        return yaml.safe_load(re.sub(r"\$\{\w+:?-(.*?)\}", r"\1", file.read_text())) if file.exists() else {}
 
     return Stack(load("compose.prod.yaml"), load("compose.gpu.yaml"), (baked / "Dockerfile").read_text())
 
@@ -108,7 +116,7 @@ def seconds(duration: str) -> int:
 
 def repository(image: str) -> str:
     """An image without its tag, if it has one."""
-    return re.sub(r":(\$\{TAG:-latest\}|\w+)$", "", image)
+    return re.sub(r":\w+$", "", image)
 
 
 @pytest.fixture
@@ -230,7 +238,7 @@ def limits(container: Document) -> dict[str, str]:
 
 def limits_of(service: Document) -> dict[str, str]:
     found = service["deploy"]["resources"]["limits"]
-    return {"cpus": found["cpus"], "memory": found["memory"]}
+    return {"cpus": str(found["cpus"]), "memory": found["memory"]}
 
 
 def assert_same_checks(container: Document, check: dict[str, Any]) -> None:
@@ -406,8 +414,10 @@ def test_systemd_takes_the_units_and_calls_them_secure(units: list[Path], tmp_pa
     assert len(re.findall("Overall exposure level for .*: [0-9.]+ OK", printed)) == len(units)
 
 
-def test_systemd_limits_the_service_as_compose_does(baked: Path, combination: Combination, stack: Stack) -> None:
+def test_systemd_runs_the_service_as_compose_does(baked: Path, combination: Combination, stack: Stack) -> None:
     folder = baked / "deploy" / "systemd"
+    [started] = re.findall("^ExecStart=.*/(python .*)$", (folder / "task-service.service").read_text(), re.MULTILINE)
+    assert started.split() == stack.command
     assert_same_unit(folder / "task-service.service", stack.api)
     if combination.gpu:
         assert_same_unit(folder / "task-service-worker.service", stack.worker)
@@ -490,7 +500,7 @@ def caddy(project: Path, folder: Path, *, api: str, mcp: str) -> Iterator[int]:
         assert sites == 1
     file = folder / "Caddyfile"
     file.write_text(f"{{\n\tadmin off\n}}\n{text}")
-    command = [program("caddy", "caddy"), "run", "--config", file, "--adapter", "caddyfile"]
+    command = [program("caddy", "caddy"), "run", "--config", str(file), "--adapter", "caddyfile"]
     with program_running(*command, port=port, folder=folder):
         yield port
 

@@ -333,6 +333,7 @@ def test_an_assistant_s_configuration_from_the_readme_works(running: Running) ->
     assert found.items() <= running.first_task.items()
 
 
+@slow
 @once
 def test_rest_and_mcp_work_through_caddy(running: Running, tmp_path: Path) -> None:
     service = running.service
@@ -355,6 +356,7 @@ scrape_configs:
 """
 
 
+@slow
 @once
 def test_prometheus_fires_an_alert_under_load_and_fills_the_dashboard(running: Running, tmp_path: Path) -> None:
     service = running.service

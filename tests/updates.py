@@ -22,6 +22,7 @@ CODE = (re.compile(r'(?<!")\n\n\n(?=@|class |def |async def )'), "\n\n\ndef form
 
 REMOVED = ["app/formerly.py", "tests/test_formerly.py"]
 ADDED = "tests/test_logs.py"
+ADDED_TO_DEPLOY = "deploy/prometheus/alerts.yml"
 
 
 def serve(template: Path, folder: Path) -> None:
@@ -97,7 +98,8 @@ def previous_release(template: Path) -> None:
         file.write_text(text, encoding="utf-8")
     for name in REMOVED:
         (project / name).write_text('"""Not in the newest release."""\n')
-    (project / ADDED).unlink()
+    for name in (ADDED, ADDED_TO_DEPLOY):
+        (project / name).unlink()
     edit(project / "pyproject.toml", r'"fastapi>=[\d.]+"', '"fastapi>=0.160"')
     edit(project / "README.md", "## Where things are", "## Its files")
     for lock in (template / "templates" / "locks").glob("*[!u].txt"):  # but for those of GPUs, which go on from these

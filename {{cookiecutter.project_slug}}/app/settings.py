@@ -10,10 +10,11 @@ import tomllib
 from importlib.util import find_spec
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
+from socket import AF_INET, AF_INET6
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, ValidatorFunctionWrapHandler, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from app.database_url import is_sqlite, parse_url
@@ -51,6 +52,7 @@ class Settings(BaseSettings):
     environment: Literal["development", "production"] = "development"
     host: str = "127.0.0.1"
     port: Port = {{ cookiecutter.api_port }}
+    one_port: bool = False
     mcp_port: Port = {{ cookiecutter.mcp_port }}
     web_concurrency: Annotated[int, Field(ge=1, le=64)] = 2
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
@@ -73,7 +75,6 @@ class Settings(BaseSettings):
     valkey_url: SecretStr = SecretStr("redis://localhost:6379/0")
     device: Device = "auto"
     job_time_limit: Annotated[float, Field(ge=1, le=3000)] = 600
-    worker_health_file: Path = Path("/tmp/worker-healthy")
 
 {% endif %}
     # A validator sees the fields above its own. Rules that span several belong to the last one: so each is checked even
@@ -89,11 +90,30 @@ class Settings(BaseSettings):
     def _upper(cls, value: object) -> object:
         return value.upper() if isinstance(value, str) else value
 
+    @field_validator("port", "mcp_port", mode="wrap")
+    @classmethod
+    def _ignore_links(cls, value: object, check: ValidatorFunctionWrapHandler, info: ValidationInfo) -> object:
+        """Kubernetes sets `MCP_PORT=tcp://10.43.0.1:8051` beside a Service named mcp."""
+        if isinstance(value, str) and value.startswith("tcp://") and info.field_name:
+            return cls.model_fields[info.field_name].default
+        return check(value)
+
+    @field_validator("host")
+    @classmethod
+    def _check_host(cls, value: str) -> str:
+        try:
+            family = AF_INET6 if ":" in value else AF_INET
+            socket.create_server((value, 0), family=family).close()
+        except OSError as error:
+            reason = str(error.strerror).partition(" (while")[0]
+            raise ValueError(f"{value!r} is no address of this machine to listen on: {reason}") from None
+        return value
+
     @field_validator("mcp_port")
     @classmethod
-    def _check_port(cls, value: int, info: ValidationInfo) -> int:
-        if value == info.data.get("port"):
-            raise ValueError("must differ from PORT")
+    def _check_ports(cls, value: int, info: ValidationInfo) -> int:
+        if value == info.data.get("port") and not info.data.get("one_port"):
+            raise ValueError("must differ from PORT; with ONE_PORT=true, both are served on PORT")
         return value
 
     @field_validator("database_url", "migration_database_url")
@@ -154,6 +174,12 @@ class Settings(BaseSettings):
             if not _HOST_NAME.fullmatch(host):
                 raise ValueError(f"{host!r} is not a host name such as tasks.example.com (no scheme, no port)")
         return value
+
+    @property
+    def bind(self) -> list[str]:
+        """The addresses to listen on, as gunicorn takes them."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return [f"{host}:{port}" for port in ([self.port] if self.one_port else [self.port, self.mcp_port])]
 
     @property
     def uses_sqlite(self) -> bool:

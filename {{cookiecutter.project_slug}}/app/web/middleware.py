@@ -44,6 +44,19 @@ class DispatchByPort:
         await (self._mcp if on_mcp_port else self._rest)(scope, receive, send)
 
 
+class DispatchByPath:
+    """On platforms that give a service one port: MCP is at its path, and everything else is REST."""
+
+    def __init__(self, rest: ASGIApp, mcp: ASGIApp, *, mcp_path: str) -> None:
+        self._rest = rest
+        self._mcp = mcp
+        self._mcp_path = mcp_path
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        is_mcp = scope["type"] == "http" and scope["path"].removesuffix("/") == self._mcp_path
+        await (self._mcp if is_mcp else self._rest)(scope, receive, send)
+
+
 class RequestIdMiddleware:
     """Takes `X-Request-ID` over if it is harmless, makes one otherwise, and returns it with the answer."""
 

@@ -39,9 +39,14 @@ compose.gpu.yaml requirements-gpu.txt dev/__init__.py dev/valkey.py docs/jobs.md
 app/worker.py
 app/duplicates/__init__.py app/duplicates/computation.py app/duplicates/feature.py app/duplicates/rest.py
 app/duplicates/schemas.py app/duplicates/texts.py app/duplicates/tools.py
-app/jobs/__init__.py app/jobs/computation.py app/jobs/feature.py app/jobs/leases.py app/jobs/models.py app/jobs/queue.py
-app/jobs/rest.py app/jobs/schemas.py app/jobs/service.py app/jobs/tools.py app/jobs/worker.py
+app/jobs/__init__.py app/jobs/computation.py app/jobs/feature.py app/jobs/healthcheck.py app/jobs/leases.py app/jobs/models.py
+app/jobs/queue.py app/jobs/rest.py app/jobs/runner.py app/jobs/schemas.py app/jobs/service.py app/jobs/tools.py app/jobs/worker.py
 migrations/versions/0003_jobs.py
+tests/duplicates/__init__.py tests/duplicates/conftest.py tests/duplicates/fake_cupy.py tests/duplicates/test_duplicates.py
+tests/duplicates/test_gpu.py tests/duplicates/test_interfaces.py tests/duplicates/test_texts.py tests/duplicates/test_worker.py
+tests/jobs/__init__.py tests/jobs/conftest.py tests/jobs/crashing_app.py tests/jobs/proxy.py tests/jobs/slow_worker.py
+tests/jobs/test_healthcheck.py tests/jobs/test_jobs.py tests/jobs/test_leases.py tests/jobs/test_queue.py tests/jobs/test_runner.py
+tests/jobs/test_worker.py tests/jobs/workers.py
 """
 
 WINDOWS_REFUSES = re.compile(r'[<>:"|?*\\\x00-\x1f]|[ .]$|^(con|prn|aux|nul|com\d|lpt\d)(\.|$)', re.IGNORECASE)

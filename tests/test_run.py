@@ -195,7 +195,7 @@ def test_in_a_folder_of_a_larger_repository_it_checks_its_own_files(
     for folder in (project / "app", project.parent):
         (folder / "added.py").write_text("added: int = ''\n")
         run("git", "add", folder, cwd=project, env=staged.env)
-    refused = run("git", "commit", "--message", "bad", cwd=project, env=staged.env, status=1)
+    refused = run("git", "commit", "--message", "bad", cwd=project, env=staged.env, status=1, timeout=300)
     printed = refused.stdout + refused.stderr
     assert re.findall(r"(?m)^(.*?)\.+Failed$", printed) == ["ruff format", "mypy"]
     assert (project.parent / "added.py").read_text() == "added: int = ''\n"

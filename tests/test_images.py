@@ -92,6 +92,7 @@ class Project(NamedTuple):
 def project(bake: Bake, combination: Combination) -> Project:
     # With the slug of every other test, so that the locks are the same, and with them the layers that hold the packages.
     folder = bake(**combination._asdict(), project_name=HOSTILE_NAME, project_slug="task-service")
+    run("chmod", "--recursive", "go=", folder, cwd=folder, env=environment())  # as with a umask of 077
     return Project(combination, folder, build(folder, "production"))
 
 

@@ -73,6 +73,8 @@ def on_starting(server: Arbiter) -> None:
 def when_ready(server: Arbiter) -> None:
     gc.freeze()  # what is loaded by now stays: no worker need look at it, which would also copy the memory they share
     gc.enable()
+    if settings.environment == "development":
+        server.handle_hup = server.handle_term  # the terminal was closed; in production SIGHUP reloads
 
 
 def child_exit(server: Arbiter, worker: Worker) -> None:

@@ -4,6 +4,7 @@ What is refused or closed here is counted in `http_connections_closed_total`.
 """
 
 import asyncio
+import time
 from asyncio import TimerHandle
 from http import HTTPStatus
 from typing import Any, ClassVar
@@ -28,12 +29,12 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self._headers_begun: float | None = None
         """When the request began whose headers are not complete; None while there is no such request."""
         self._unsent = 0
-        self._last_progress = self.loop.time()
+        self._last_progress = time.monotonic()
         self._timer: TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._headers_begun = self._last_progress = self.loop.time()
+        self._headers_begun = self._last_progress = time.monotonic()
         self._timer = self.loop.call_later(self.patience / 4, self._watch)
         if len(self.connections) > self.max_connections:
             self._make_room()
@@ -47,7 +48,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         if self._headers_begun is None and self._is_idle():
-            self._headers_begun = self.loop.time()
+            self._headers_begun = time.monotonic()
             self._header_bytes = 0
         if self._headers_begun is not None:
             self._header_bytes += len(data)
@@ -86,7 +87,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         return self.cycle is None or (self.cycle.response_complete and not self.pipeline)
 
     def _watch(self) -> None:
-        now = self.loop.time()
+        now = time.monotonic()
         self._timer = self.loop.call_later(self.patience / 4, self._watch)
         unsent = self.transport.get_write_buffer_size()
         if unsent == 0 or unsent < self._unsent:

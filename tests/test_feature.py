@@ -26,7 +26,6 @@ SPEAKS_OF_TASKS = re.compile(
     r"^(docs/|README\.md:|requirements.*\.txt:|\.cruft\.json:)|create_task\(|_TASK|remove-feature"
     r'|"(app|tests)/tasks"|0002_tasks\.py|asyncio\.(Task|all_tasks)|\bTaskGroup\b'
 )
-COMMENTS = {
     ".py": "# Newer.\n",
     ".toml": "# Newer.\n",
     ".yaml": "# Newer.\n",
@@ -154,12 +153,12 @@ def test_an_update_of_every_file_of_the_platform_merges(
 
 
 def renew(github: Path, work: Path, env: dict[str, str]) -> None:
-    """Change every file of the template that is rendered, and push that."""
+    """Change the first comment of every file that is rendered, and push that."""
     run("git", "clone", "--quiet", updates.ADDRESS, work, cwd=github, env=env)
+    pattern, _ = updates.WORDING
     for file in (work / updates.PROJECT).rglob("*"):
-        if comment := COMMENTS.get(file.suffix.removesuffix("{% endif %}")):
-            with file.open("a", encoding="utf-8") as text:
-                text.write(comment)
+        if file.is_file():
+            file.write_text(pattern.sub(r"\1Newly: ", file.read_text(encoding="utf-8"), count=1), encoding="utf-8")
     updates.commit(work, env)
     run("git", "push", "--quiet", cwd=work, env=env)
 

@@ -26,12 +26,6 @@ SPEAKS_OF_TASKS = re.compile(
     r"^(docs/|README\.md:|requirements.*\.txt:|\.cruft\.json:)|create_task\(|_TASK|remove-feature"
     r'|"(app|tests)/tasks"|0002_tasks\.py|asyncio\.(Task|all_tasks)|\bTaskGroup\b'
 )
-    ".py": "# Newer.\n",
-    ".toml": "# Newer.\n",
-    ".yaml": "# Newer.\n",
-    ".yml": "# Newer.\n",
-    ".md": "\nNewer.\n",
-}
 
 
 class Project(NamedTuple):

@@ -26,9 +26,10 @@ app/tasks/service.py app/tasks/tools.py app/web/__init__.py app/web/authenticati
 app/web/feature.py app/web/healthcheck.py app/web/mcp.py app/web/metrics.py app/web/middleware.py app/web/openapi.py
 app/web/parameters.py app/web/probes.py app/web/problems.py app/web/schemas.py app/web/tools.py
 compose.prod.yaml compose.yaml
-deploy/README.md deploy/caddy/Caddyfile deploy/grafana/dashboard.json
+deploy/README.md deploy/backup.sh deploy/caddy/Caddyfile deploy/grafana/dashboard.json
 deploy/kubernetes/deployment.yaml deploy/kubernetes/kustomization.yaml deploy/kubernetes/network-policy.yaml
-deploy/kubernetes/service.yaml deploy/prometheus/alerts.yml deploy/systemd/task-service.service
+deploy/kubernetes/service.yaml deploy/prometheus/alerts.yml deploy/systemd/task-service-backup.service
+deploy/systemd/task-service-backup.timer deploy/systemd/task-service.service
 docs/add-a-feature.md docs/clients.md docs/design.md docs/operate.md docs/publish.md docs/update.md
 gunicorn.conf.py
 migrations/env.py migrations/script.py.mako migrations/versions/0001_api_keys.py migrations/versions/0002_tasks.py

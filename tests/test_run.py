@@ -210,7 +210,7 @@ def test_its_quick_tests_pass(installed: Service) -> None:
 @slow
 @only(POSTGRES_UV)
 def test_a_pooler_serves_many_connections_with_few(installed: Service) -> None:
-    """Skipped by the project itself where there is no PgBouncer, unless `REQUIRE_PGBOUNCER` is set."""
+    """Skipped by the project itself where there is no PgBouncer, unless `REQUIRE_PROGRAMS` is set."""
     installed.make(*POOLER_TEST)
 
 

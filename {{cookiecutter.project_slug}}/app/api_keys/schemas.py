@@ -5,9 +5,9 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from app.web.schemas import MAX_ID, Input, Integer
+from app.web.schemas import MAX_ID, ONLY_DIGITS, Input
 
-ApiKeyId = Annotated[Integer, Field(ge=1, le=MAX_ID, description="The key's id", examples=[7])]
+ApiKeyId = Annotated[int, Field(ge=1, le=MAX_ID, description="The key's id", examples=[7]), ONLY_DIGITS]
 
 
 class ApiKeyCreate(Input):

@@ -181,8 +181,11 @@ def test_production_names_what_is_missing(project: Path, image: str, combination
         )
 
 
-def test_the_database_and_the_service_have_the_same_password_whatever_else_is_set(bake: Bake, tmp_path: Path) -> None:
-    project = bake(database="postgres")
+@only(POSTGRES_UV)
+def test_the_database_and_the_service_have_the_same_password_whatever_else_is_set(
+    bake: Bake, combination: Combination, tmp_path: Path
+) -> None:
+    project = bake(**combination._asdict())
     fill_in(project)
     (project / ".env").write_text("POSTGRES_PASSWORD=another\n")
     command = ["docker", "compose", "--file=compose.prod.yaml", "config", "--format=json"]

@@ -69,7 +69,7 @@ dev/__init__.py dev/valkey.py
 docs/jobs.md
 migrations/versions/0003_jobs.py
 requirements-gpu.txt
-scripts/cuda.py
+scripts/check_cuda.py
 tests/duplicates/__init__.py tests/duplicates/conftest.py tests/duplicates/fake_cupy.py
 tests/duplicates/test_duplicates.py tests/duplicates/test_gpu.py tests/duplicates/test_interfaces.py
 tests/duplicates/test_texts.py tests/duplicates/test_worker.py tests/jobs/__init__.py tests/jobs/conftest.py

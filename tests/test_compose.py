@@ -13,8 +13,8 @@ from typing import NamedTuple
 import pytest
 import yaml
 
-from tests.combinations import EACH_DATABASE, Combination
-from tests.conftest import Bake
+from tests.combinations import EACH_DATABASE, POSTGRES_UV, Combination
+from tests.conftest import Bake, only
 from tests.docker import PREFIX, SECRET, Answer, Container, build, call, docker
 from tests.rendered import ISSUE_KEY, MCP, PROBES
 from tests.sandbox import code_blocks, environment, free_port, run, wait_until

@@ -19,6 +19,7 @@ async def run(arguments: argparse.Namespace) -> None:
         settings.database_url.get_secret_value(), pool_size=1, through_pooler=settings.through_pooler
     )
     try:
+        await database.ping()  # says so where the migrations have not run
         match arguments.command:
             case "issue":
                 data = ApiKeyCreate(name=arguments.name)

@@ -22,13 +22,8 @@ COMBINATIONS = [
     Combination(*values) for values in product(["sqlite", "postgres"], ["uv", "pip", "venv"], [False, True])
 ]
 
-# Those that stand for others, where a test needs one of them.
-SQLITE_UV = Combination("sqlite", "uv")
-SQLITE_PIP = Combination("sqlite", "pip")
-SQLITE_VENV = Combination("sqlite", "venv")
-POSTGRES_UV = Combination("postgres", "uv")
-SQLITE_UV_GPU = Combination("sqlite", "uv", gpu=True)
-POSTGRES_PIP_GPU = Combination("postgres", "pip", gpu=True)
+SQLITE_UV, SQLITE_UV_GPU, SQLITE_PIP, SQLITE_PIP_GPU, SQLITE_VENV, SQLITE_VENV_GPU = COMBINATIONS[:6]
+POSTGRES_UV, POSTGRES_UV_GPU, POSTGRES_PIP, POSTGRES_PIP_GPU, POSTGRES_VENV, POSTGRES_VENV_GPU = COMBINATIONS[6:]
 
 EACH_DATABASE = [SQLITE_UV, POSTGRES_UV]
 EACH_PACKAGE_MANAGER = [SQLITE_UV, SQLITE_PIP, SQLITE_VENV]

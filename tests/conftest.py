@@ -3,7 +3,7 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -35,13 +35,21 @@ def only(*combinations: Combination) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("combination", combinations, ids=str, indirect=True, scope="session")
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests of a module for one combination in one process, which installs or builds it once."""
+def group(item: pytest.Item) -> str:
+    """The module and the combination of a test, if it has one."""
+    parameters = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+    return f"{item.path.stem}-{parameters['combination']}" if "combination" in parameters else ""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None]:
+    """Run a group's tests one after the other, as they are written, in one process, which installs or builds once."""
+    written = {id(item): number for number, item in enumerate(items)}
     for item in items:
-        parameters = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
-        if combination := parameters.get("combination"):
-            item.add_marker(pytest.mark.xdist_group(f"{item.path.stem}-{combination}"))
+        if group(item):
+            item.add_marker(pytest.mark.xdist_group(group(item)))
+    yield
+    items.sort(key=lambda item: (str(item.path), group(item), written[id(item)] if group(item) else 0))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

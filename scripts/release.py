@@ -9,7 +9,7 @@ TEMPLATE = Path(__file__).resolve().parent.parent
 CHANGELOG = TEMPLATE / "CHANGELOG.md"
 PROJECT = TEMPLATE / "pyproject.toml"
 VERSION = r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)"
-PROMISE = "Asks of you:"
+PROMISE = "Upgrading:"
 
 
 def numbers(version: str) -> list[int]:

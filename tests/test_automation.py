@@ -67,9 +67,9 @@ def pins(template: Path) -> list[tuple[str, str, str]]:
     return [(str(file), *pin) for file in files for pin in re.findall(found, file.read_text(encoding="utf-8"))]
 
 
-def run_job(workflow: str, job: str, clone: Path, env: dict[str, str], ref_name: str = "main") -> None:
+def run_job(workflow: str, job: str, clone: Path, env: dict[str, str], ref_name: str = "main", **matrix: str) -> None:
     """Execute the `run` steps of a job."""
-    context = {"github": {"ref_name": ref_name, "token": "token"}}
+    context = {"github": {"ref_name": ref_name, "token": "token"}, "matrix": matrix}
     for script, changes in actions.scripts(actions.load(clone / ".github" / "workflows" / workflow), job, context):
         run("bash", "-e", "-c", script, cwd=clone, env={**env, **changes}, timeout=600)
 
@@ -79,7 +79,14 @@ def test_linters_find_nothing() -> None:
     files = sorted(WORKFLOWS.glob("*.yml"))
     run("actionlint", *files, cwd=TEMPLATE, env=env)
     run("zizmor", "--offline", "--pedantic", "--quiet", ".github", cwd=TEMPLATE, env=env)
-    run("check-jsonschema", "--builtin-schema", "vendor.github-workflows", *files, cwd=TEMPLATE, env=env)
+    forms = TEMPLATE / ".github" / "ISSUE_TEMPLATE"
+    schemas = {
+        "github-workflows": files,
+        "github-issue-forms": [forms / "bug.yml", forms / "idea.yml"],
+        "github-issue-config": [forms / "config.yml"],
+    }
+    for schema, checked in schemas.items():
+        run("check-jsonschema", "--builtin-schema", f"vendor.{schema}", *checked, cwd=TEMPLATE, env=env)
 
 
 def test_every_test_that_takes_long_is_in_exactly_one_job() -> None:
@@ -148,7 +155,7 @@ CHANGELOG = """# Changelog
 
 ## Unreleased
 
-- This. Asks of you: nothing.
+- This. Upgrading: nothing.
 
 ## 1.2.2
 
@@ -165,7 +172,7 @@ def test_a_release_has_the_notes_of_its_version(clone: Path, env: dict[str, str]
     prepare(clone, env, "v1.2.3")
     run("git", "commit", "--quiet", "--all", "--message", "1.2.3", cwd=clone, env=env)
     run_job("release.yml", "release", clone, env, ref_name="v1.2.3")
-    assert (tmp_path / "notes.md").read_text().strip() == "- This. Asks of you: nothing."
+    assert (tmp_path / "notes.md").read_text().strip() == "- This. Upgrading: nothing."
     expected = f"release create v1.2.3 --verify-tag --title v1.2.3 --notes-file {tmp_path}/notes.md\n"
     assert (tmp_path / "calls").read_text() == expected
 
@@ -200,7 +207,7 @@ def test_what_was_not_prepared_is_not_released(
     [
         ("v1.2", CHANGELOG, "is not a version such as v1.2.3"),
         ("v0.0.9", CHANGELOG, "that follows 0.1.0"),
-        ("v1.2.3", CHANGELOG.replace("Asks of you", "Well"), "does not say what 1.2.3 asks of those who update"),
+        ("v1.2.3", CHANGELOG.replace("Upgrading", "Well"), "does not say what 1.2.3 asks of those who update"),
     ],
 )
 def test_a_release_is_refused_if_it_goes_back_or_says_too_little(
@@ -223,3 +230,24 @@ def test_only_version_tags_are_released_and_only_after_the_tests() -> None:
     assert not actions.starts(release, "push", "refs/tags/v1.2.3-rc.1")
     assert release["jobs"]["release"]["needs"] == "tests"
     assert release["jobs"]["tests"]["uses"] == "$/.github/workflows/tests.yml"
+
+
+def test_a_release_renders_examples_each_version_on_top_of_the_one_before(
+    clone: Path, env: dict[str, str], tmp_path: Path
+) -> None:
+    (clone / ".venv" / "requirements").touch()
+    run("git", "init", "--quiet", "--bare", "github/your-org/template", cwd=tmp_path, env=env)
+    env |= {"GITHUB_SERVER_URL": "https://github.com", "GITHUB_REPOSITORY": "your-org/template"}
+    examples = actions.load(WORKFLOWS / "release.yml")["jobs"]["example"]["strategy"]["matrix"]["include"]
+    for version in ("v1.2.3", "v1.2.4"):
+        for example in examples:
+            run_job("release.yml", "example", clone, env, version, **example)
+            shutil.rmtree(tmp_path / "task-service")
+    served = tmp_path / "github" / "your-org" / "template"
+    for example in examples:
+        log = run("git", "log", "--format=%s", example["branch"], cwd=served, env=env).stdout
+        assert log.split() == ["v1.2.4", "v1.2.3"]
+        names = run("git", "ls-tree", "-r", "--name-only", example["branch"], cwd=served, env=env).stdout.splitlines()
+        assert ("app/worker.py" in names, "dev/postgres.py" in names) == ("gpu" in example["branch"],) * 2
+        assert "Makefile" in names
+        assert f"tree/{example['branch']})" in (TEMPLATE / "README.md").read_text()

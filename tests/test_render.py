@@ -14,6 +14,7 @@ from tests.conftest import Bake
 from tests.sandbox import SCRIPTS, environment, files, run
 
 TREE = """
+.devcontainer/devcontainer.json AGENTS.md app/web/docs.py tests/test_docs.py
 .dockerignore .editorconfig .env.example .env.prod.example .gitattributes
 .github/dependabot.yml .github/workflows/ci.yml .github/workflows/template-update.yml
 .gitignore .pre-commit-config.yaml Dockerfile Makefile README.md alembic.ini
@@ -78,6 +79,8 @@ tests/jobs/test_jobs.py tests/jobs/test_leases.py tests/jobs/test_queue.py tests
 tests/jobs/test_worker.py tests/jobs/workers.py
 """
 TREE_WITH_GPU_ON_POSTGRES = "deploy/ecs/worker-task-definition.json deploy/kubernetes/worker.yaml"
+
+DEVCONTAINER_SCHEMA = "https://raw.githubusercontent.com/devcontainers/spec/main/schemas/devContainer.base.schema.json"
 
 WINDOWS_REFUSES = re.compile(r'[<>:"|?*\\\x00-\x1f]|[ .]$|^(con|prn|aux|nul|com\d|lpt\d)(\.|$)', re.IGNORECASE)
 
@@ -168,6 +171,29 @@ def test_the_dockerfile_passes_hadolint_and_says_why_where_it_does_not_listen(ba
     ignored = re.findall(r"^# hadolint ignore=\S+(.*)$", (baked / "Dockerfile").read_text(), re.MULTILINE)
     assert ignored
     assert all(re.match(r" # \w+ \w+", reason) for reason in ignored)
+
+
+def test_a_development_container_installs_the_project_and_forwards_both_ports(bake: Bake) -> None:
+    project = bake(api_port=9000, mcp_port=9001)
+    container = json.loads((project / ".devcontainer" / "devcontainer.json").read_text())
+    assert container["forwardPorts"] == [9000, 9001]
+    assert container["portsAttributes"].keys() == {"9000", "9001"}
+    commands = [command for name, command in container.items() if name.endswith("Command")]
+    assert commands == ["make install", "make dev"]
+    for command in commands:
+        run(*command.split(), "--dry-run", cwd=project, env=environment())
+
+
+@pytest.mark.nightly
+def test_a_development_container_is_as_its_schema_has_it(bake: Bake) -> None:
+    run(
+        SCRIPTS / "check-jsonschema",
+        "--schemafile",
+        DEVCONTAINER_SCHEMA,
+        ".devcontainer/devcontainer.json",
+        cwd=bake(),
+        env=environment(),
+    )
 
 
 def test_rendering_is_deterministic_and_needs_nothing_but_cookiecutter(

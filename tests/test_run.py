@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 import pytest
 
-from tests import updates
+from tests import browser, updates
 from tests.combinations import (
     EACH_PACKAGE_MANAGER,
     POSTGRES_UV,
@@ -231,6 +231,21 @@ def borrow(installed: Service, project: Path) -> Path:
     return project
 
 
+# The commands in AGENTS.md that other tests run.
+RUN_ELSEWHERE = {"dev", "feature", "key", "template-update", "test-all", "worker"}
+
+
+@slow
+@only(SQLITE_UV, SQLITE_UV_GPU)
+def test_the_commands_for_coding_assistants_work(installed: Service, baked: Path, tmp_path: Path) -> None:
+    project = borrow(installed, shutil.copytree(baked, tmp_path / "task-service"))
+    [block] = code_blocks(project / "AGENTS.md", "Commands", "sh")
+    for command in block.splitlines():
+        run("sh", "-ec", command, cwd=project, env=installed.env, timeout=600)
+    named = set(re.findall(r"\bmake ([a-z-]+)", (project / "AGENTS.md").read_text()))
+    assert named - set(re.findall(r"^make ([a-z-]+)", block, re.MULTILINE)) <= RUN_ELSEWHERE
+
+
 @slow
 @only(POSTGRES_UV)
 def test_the_readme_moves_data_to_the_other_database(installed: Service, baked: Path, tmp_path: Path) -> None:
@@ -408,6 +423,19 @@ def test_prometheus_fires_an_alert_under_load_and_fills_the_dashboard(running: R
             lambda: firing_under_load() == {("HighLatency", "rest")}, timeout=60, what=lambda: str(firing_under_load())
         )
         wait_until(lambda: not without_data(), timeout=20, what=lambda: str(without_data()))
+
+
+@slow
+@once
+def test_the_docs_work_in_a_browser_without_internet(running: Running) -> None:
+    url = f"http://localhost:{running.service.ports[0]}"
+    with browser.page() as (page, requests):
+        browser.open_redoc(page, url)
+        browser.open_swagger_ui(page, url)
+        created = browser.try_out(page, running.key, "Create Task", '{"title": "From a browser"}')
+    assert created["title"] == "From a browser"
+    elsewhere = {request for request in requests if not request.startswith((url, f"blob:{url}", "data:"))}
+    assert elsewhere == {"https://cdn.redoc.ly/redoc/logo-mini.svg"}  # which the pages' policy blocks, and they hide
 
 
 def test_it_reloads_when_a_file_changes(running: Running) -> None:

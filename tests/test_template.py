@@ -1,13 +1,15 @@
 """The template itself: its code, its Makefile on a bare machine, its locks, what its README says."""
 
 import os
+import re
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
 from tests.combinations import QUESTIONS, TEMPLATE
-from tests.sandbox import SCRIPTS, environment, make_path, run
+from tests.sandbox import SCRIPTS, code_blocks, environment, make_path, run
 
 PYTHON = Path(getattr(sys, "_base_executable", sys.executable))
 
@@ -85,6 +87,46 @@ def test_the_services_locks_are_refreshed_from_their_dependencies(clone: Path) -
         assert f"\n{lock:18} six " in refreshed
         assert "\nsix==" in content
         assert "# via {{ cookiecutter.project_slug }} (pyproject.toml)" in content
+
+
+def test_the_readme_lists_the_files_that_are_rendered(clone: Path) -> None:
+    run(sys.executable, "-m", "scripts.tree", cwd=clone, env=environment())
+    assert run("git", "diff", "--stat", cwd=clone, env=environment()).stdout == "", "run `make tree`"
+
+
+def test_the_recording_is_small_and_ends_with_an_assistant_s_call() -> None:
+    recording = (TEMPLATE / "docs" / "recording.svg").read_bytes()
+    assert len(recording) < 300_000
+    texts = [
+        element.text or "" for element in ElementTree.fromstring(recording).iter("{http://www.w3.org/2000/svg}text")
+    ]
+    assert "$ cookiecutter gh:your-org/cookiecutter-fastapi-mcp" in texts
+    assert any(text.endswith('"isError":false}}') for text in texts)
+    assert [text for text in texts if re.search(r"/(home|root|tmp|work)/", text)] == []
+
+
+PAGES = sorted(path.relative_to(TEMPLATE).as_posix() for path in (*TEMPLATE.glob("*.md"), *TEMPLATE.glob("docs/*.md")))
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_link_within_the_template_leads_somewhere(page: str) -> None:
+    links = re.findall(r"\]\(([^)#]*)(#[^)]+)?\)", (TEMPLATE / page).read_text(encoding="utf-8"))
+    for target, anchor in links:
+        if target.startswith(("https://", "../../tree/")):
+            continue
+        file = (TEMPLATE / page).parent / target if target else TEMPLATE / page
+        assert file.exists(), target
+        headings = re.findall("^#+ (.*)$", file.read_text(encoding="utf-8"), re.MULTILINE) if anchor else []
+        assert not anchor or anchor[1:] in [
+            re.sub(r"[^\w-]", "", title.lower().replace(" ", "-")) for title in headings
+        ]
+
+
+def test_the_owner_is_replaced_by_the_commands_in_contributing(clone: Path) -> None:
+    [block] = code_blocks(clone / "CONTRIBUTING.md", "Publish it", "sh")
+    run("sh", "-ec", block, cwd=clone, env=environment())
+    left = run("git", "grep", "-lE", "your-org/cookiecutter|@your-org", cwd=clone, env=environment()).stdout
+    assert left.split() == ["CONTRIBUTING.md", "docs/recording.svg", "tests/test_template.py", "tests/updates.py"]
 
 
 def test_the_readme_explains_every_question() -> None:

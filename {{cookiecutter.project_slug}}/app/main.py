@@ -14,6 +14,7 @@ from app.db.database import Database, open_database
 from app.features import create_features
 from app.settings import DESCRIPTION, TITLE, VERSION, Settings, load_settings
 from app.web.authentication import ApiKeyMiddleware
+from app.web.docs import DOCS_PATHS, docs_router
 from app.web.feature import Feature
 from app.web.mcp import PATH as MCP_PATH
 from app.web.mcp import create_mcp_app, create_mcp_server
@@ -31,8 +32,6 @@ from app.web.openapi import RestApi
 from app.web.parameters import refuse_unknown_parameters
 from app.web.probes import PROBE_PATHS, probes_router
 from app.web.problems import add_problem_handlers
-
-DOCS_PATHS = frozenset({"/docs", "/redoc", "/openapi.json"})
 
 
 def create_app(
@@ -65,7 +64,8 @@ def create_app(
         middleware=middleware_of("rest", verifier, settings),
         generate_unique_id_function=lambda route: route.name,  # what generated clients call it
         redirect_slashes=False,  # behind a proxy that ends TLS, the redirect would lead to http://
-        swagger_ui_oauth2_redirect_url=None,
+        docs_url=None,  # those of app/web/docs.py take their place
+        redoc_url=None,
     )
     for router in (
         *(feature.router for feature in features),
@@ -73,6 +73,7 @@ def create_app(
     ):
         rest_app.include_router(router, dependencies=[Depends(refuse_unknown_parameters)])
     rest_app.include_router(probes_router(database))
+    rest_app.include_router(docs_router(TITLE))
     add_problem_handlers(rest_app)
     mcp_app = with_middleware(mcp_app, middleware_of("mcp", verifier, settings))
     if settings.one_port:

@@ -1,0 +1,56 @@
+"""/docs and /redoc come from the service itself, and may run nothing else."""
+
+import re
+from html import escape
+
+import pytest
+from starlette.testclient import TestClient
+
+from app.settings import TITLE
+from app.web.docs import DOCS_PATHS
+from tests.conftest import client_with
+
+PAGES = {"/docs": "swagger-ui-bundle.js", "/redoc": "redoc.standalone.js"}
+
+
+@pytest.fixture
+def anyone(admin: TestClient) -> TestClient:
+    return client_with(admin)
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_a_page_loads_only_what_the_service_has(anyone: TestClient, path: str) -> None:
+    page = anyone.get(path).text
+    loaded = re.findall(r'(?:src|href|spec-url)="([^"]+)"', page)
+    assert f"docs/{PAGES[path]}" in loaded
+    for address in loaded:  # relative ones, as a proxy may serve the page below any path
+        answer = anyone.get(f"/{address}")
+        assert (answer.status_code, len(answer.content) > 0) == (200, True), address
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_a_page_holds_no_script_of_its_own(anyone: TestClient, path: str) -> None:
+    page = anyone.get(path).text
+    assert re.findall(r"<script(?! src=)|\son\w+=|javascript:", page) == []
+    policy = anyone.get(path).headers["Content-Security-Policy"]
+    assert "default-src 'none'; script-src 'self';" in policy
+    assert "frame-ancestors 'none'" in policy
+
+
+@pytest.mark.parametrize("path", sorted(DOCS_PATHS - {"/openapi.json"}))
+def test_a_browser_keeps_to_the_declared_type_and_asks_again_after_an_update(anyone: TestClient, path: str) -> None:
+    headers = anyone.get(path).headers
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert headers["Referrer-Policy"] == "no-referrer"
+    assert headers["Cache-Control"] == "no-cache"
+
+
+def test_a_file_that_the_browser_has_is_not_sent_again(anyone: TestClient) -> None:
+    first = anyone.get("/docs/swagger-ui-bundle.js")
+    again = anyone.get("/docs/swagger-ui-bundle.js", headers={"If-None-Match": first.headers["ETag"]})
+    assert (again.status_code, again.content) == (304, b"")
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_a_page_has_the_title_of_the_service(anyone: TestClient, path: str) -> None:
+    assert f"<title>{escape(TITLE)}</title>" in anyone.get(path).text

@@ -1,39 +1,39 @@
 """Fixtures: a migrated database, the app in this process, and the service as gunicorn runs it."""
 
-import asyncio
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import SecretStr
-from sqlalchemy import Row, make_url, text
+from sqlalchemy import Connection, Row, make_url, text
 from starlette.testclient import TestClient
 
-from app.database import create_engine, is_sqlite
-from app.main import create_app
-from app.migrate import migrate
+from app.database_url import is_sqlite
+from app.db.database import run_on_connection
+from app.db.migrate import migrate
+from app.errors import DatabaseUnavailable
 from app.settings import Settings, load_settings
+from tests.notes import NOTES_APP, create_app, create_notes_table
 from tests.server import ADMIN_KEY, Server, free_port
 
 REST_URL = "http://localhost:8000"
 MCP_URL = "http://localhost:8051"
+JSON_RPC = {"Accept": "application/json, text/event-stream", "Content-Type": "application/json"}
+"""What a client of MCP sends with each message."""
 DATABASE_PASSWORD = "database-password-for-tests"
-CORRUPT_STATUS = "no-such-status"
 
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the tests that wait longest, so that all processes end at the same time."""
-    items.sort(key=lambda item: "reliability" not in item.path.name)
+CallTool = Callable[..., str]
 
 
 @pytest.fixture(scope="session")
 def database_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A migrated database that the tests of one process share."""
+    """A migrated database that all tests share, with the table of the notes."""
     with new_database(tmp_path_factory.mktemp("database")) as url:
         migrate(Settings(database_url=SecretStr(url)))
+        create_notes_table(url)
         yield url
 
 
@@ -49,13 +49,13 @@ def new_database(folder: Path) -> Iterator[str]:
     """The URL of an empty database: a file in `folder`, or a new database on the server of `DATABASE_URL`."""
     url = load_settings().database_url.get_secret_value()
     if is_sqlite(url):
-        yield f"sqlite:///{folder}/tasks.db"
+        yield f"sqlite:///{folder}/test.db"
         return
     name = f"test_{uuid.uuid4().hex}"
     try:
         execute(url, f"CREATE DATABASE {name}")
-    except OSError as error:
-        pytest.exit(f"No PostgreSQL answers at DATABASE_URL ({error}); `make test` brings one of its own.", 1)
+    except DatabaseUnavailable as error:
+        pytest.exit(f"No PostgreSQL answers at DATABASE_URL ({error.__cause__}); `make test` starts one.", 1)
     yield make_url(url).set(database=name).render_as_string(hide_password=False)
     execute(url, f"DROP DATABASE {name} WITH (FORCE)")
 
@@ -63,18 +63,13 @@ def new_database(folder: Path) -> Iterator[str]:
 def execute(url: str, statement: str) -> Sequence[Row[Any]]:
     """Run one statement, in no transaction, and return the rows that it gives."""
 
-    async def run() -> Sequence[Row[Any]]:
-        engine = create_engine(url)
-        try:
-            async with engine.connect() as connection:
-                # `reads_only` keeps our engine from beginning a transaction on SQLite.
-                autocommit = await connection.execution_options(isolation_level="AUTOCOMMIT", reads_only=True)
-                result = await autocommit.execute(text(statement))
-                return result.all() if result.returns_rows else []
-        finally:
-            await engine.dispose()
+    def run(connection: Connection) -> Sequence[Row[Any]]:
+        # `reads_only` keeps our engine from beginning a transaction on SQLite.
+        autocommit = connection.execution_options(isolation_level="AUTOCOMMIT", reads_only=True)
+        result = autocommit.execute(text(statement))
+        return result.all() if result.returns_rows else []
 
-    return asyncio.run(run())
+    return run_on_connection(url, run)
 
 
 @pytest.fixture
@@ -82,16 +77,7 @@ def unreachable_database(database_url: str, tmp_path: Path) -> str:
     """The URL of a database of the same kind that cannot be opened."""
     if is_sqlite(database_url):
         return f"sqlite:///{tmp_path}"
-    return f"postgresql://tasks:{DATABASE_PASSWORD}@127.0.0.1:{free_port()}/tasks"
-
-
-@pytest.fixture
-def corrupt_task(database_url: str, client: TestClient) -> Iterator[int]:
-    """The id of a task that cannot be read: the service meets an error that it does not expect."""
-    task_id = client.post("/tasks", json={"title": "A task"}).json()["id"]
-    execute(database_url, f"UPDATE tasks SET status = '{CORRUPT_STATUS}' WHERE id = {task_id}")
-    yield task_id
-    execute(database_url, f"DELETE FROM tasks WHERE id = {task_id}")
+    return f"postgresql://service:{DATABASE_PASSWORD}@127.0.0.1:{free_port()}/service"
 
 
 @pytest.fixture(scope="session")
@@ -108,7 +94,7 @@ def settings(database_url: str) -> Settings:
 
 @pytest.fixture(scope="session")
 def admin(settings: Settings) -> Iterator[TestClient]:
-    """The REST door of the app in this process, entered with the admin key."""
+    """The REST API of the app in this process, called with the admin key."""
     with TestClient(create_app(settings), REST_URL, headers={"X-API-Key": ADMIN_KEY}) as client:
         yield client
 
@@ -122,19 +108,49 @@ def key(admin: TestClient) -> str:
 
 @pytest.fixture
 def client(admin: TestClient, key: str) -> TestClient:
-    """The REST door, entered with a service key."""
-    return visitor(admin, {"X-API-Key": key})
+    """The REST API, called with a service key."""
+    return client_with(admin, {"X-API-Key": key})
 
 
-def visitor(admin: TestClient, headers: dict[str, str] | None = None, url: str = REST_URL) -> TestClient:
+@pytest.fixture
+def mcp_client(admin: TestClient, key: str) -> TestClient:
+    """The port of MCP, called with a service key; `call_tool` is shorter where a tool is all that is wanted."""
+    return client_with(admin, {"X-API-Key": key, **JSON_RPC}, MCP_URL)
+
+
+def client_with(admin: TestClient, headers: dict[str, str] | None = None, url: str = REST_URL) -> TestClient:
     """Another client of the app that `admin` runs."""
     client = TestClient(admin.app, url, headers=headers, follow_redirects=False)
     client.portal = admin.portal
     return client
 
 
+@pytest.fixture
+def call_tool(mcp_client: TestClient) -> CallTool:
+    """Calls `call_tool(name, **arguments)`, which return the text of the answer."""
+    return lambda name, **arguments: _call(mcp_client, name, arguments, is_error=False)
+
+
+@pytest.fixture
+def fail_tool(mcp_client: TestClient) -> CallTool:
+    """Calls that must fail: `fail_tool(name, **arguments)` returns what the assistant is told."""
+    return lambda name, **arguments: _call(mcp_client, name, arguments, is_error=True)
+
+
+def _call(client: TestClient, name: str, arguments: dict[str, Any], *, is_error: bool) -> str:
+    message = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": name, "arguments": arguments}}
+    response = client.post("/mcp", json=message)
+    assert response.status_code == 200, response.text
+    result = response.json()["result"]
+    [content] = result["content"]
+    assert result.get("isError", False) is is_error, content
+    assert content["type"] == "text"
+    value: str = content["text"]
+    return value
+
+
 @pytest.fixture(scope="session")
 def server(database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """The service with two workers, in processes of its own."""
-    with Server(tmp_path_factory.mktemp("server"), DATABASE_URL=database_url) as running:
+    """The service with two workers, in processes of its own. Tests that use it are `slow`."""
+    with Server(tmp_path_factory.mktemp("server"), app=NOTES_APP, DATABASE_URL=database_url) as running:
         yield running

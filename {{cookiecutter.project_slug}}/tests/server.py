@@ -20,8 +20,6 @@ from app.settings import ROOT
 
 ADMIN_KEY = "admin-key-for-tests-0123456789abcdef"
 START_TIMEOUT = 60.0
-SLOW_APP = "tests.slow_app:create_app()"
-SLOW_REQUEST_STARTED = "a slow request started"
 # Below those which systems give to outgoing connections: one of these might take a port before it is used.
 PORTS = iter(random.sample(range(20_000, 30_000), 10_000))
 
@@ -51,20 +49,26 @@ def fetch(method: str, url: str, **options: Any) -> httpx2.Response:
 
 
 class Server:
-    """A context manager; `app` is what gunicorn is told to load, `settings` are environment variables.
+    """A context manager; `app` is what gunicorn is told to load, `options` are its own, `settings` environment variables.
 
     `wrapper` is a command that runs another one, such as `setpriv`.
     """
 
     def __init__(
-        self, folder: Path, *, app: str = "app.main:create_app()", wrapper: Sequence[str] = (), **settings: str
+        self,
+        folder: Path,
+        *,
+        app: str = "app.main:create_app()",
+        options: Sequence[str] = (),
+        wrapper: Sequence[str] = (),
+        **settings: str,
     ) -> None:
         self.port = free_port()
         self.mcp_port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.mcp_url = f"http://127.0.0.1:{self.mcp_port}/mcp"
         self.log_file = folder / f"server-{self.port}.log"
-        self._command = [*wrapper, sys.executable, "-m", "gunicorn", app]
+        self._command = [*wrapper, sys.executable, "-m", "gunicorn", *options, app]
         self._environment = {
             **{name: value for name, value in os.environ.items() if name != "PROMETHEUS_MULTIPROC_DIR"},
             "ADMIN_API_KEY": ADMIN_KEY,

@@ -13,7 +13,7 @@ from app.api_keys.service import ApiKeyVerifier
 from app.db.database import Database, open_database
 from app.features import create_features
 from app.settings import DESCRIPTION, TITLE, VERSION, Settings, load_settings
-from app.web.authentication import ApiKeyMiddleware
+from app.web.authentication import AuthenticationMiddleware
 from app.web.feature import Feature
 from app.web.mcp import PATH as MCP_PATH
 from app.web.mcp import create_mcp_app, create_mcp_server
@@ -95,9 +95,10 @@ def middleware_of(interface: str, verifier: ApiKeyVerifier, settings: Settings) 
         Middleware(ErrorMiddleware),
         Middleware(TimeoutMiddleware, seconds=settings.request_timeout),
         Middleware(
-            ApiKeyMiddleware,
+            AuthenticationMiddleware,
             verifier,
             public_paths=public_paths,
+            checks_methods=is_rest,
             admin_path="/admin" if is_rest else None,
             admin_key=admin_key,
         ),

@@ -1,29 +1,45 @@
-"""Web pages of the allowed origins may call the REST API; those of any other may not."""
+"""Web pages of the allowed origins may call, on both ports; those of any other may not."""
 
 import pytest
 from starlette.testclient import TestClient
 
-from app.main import create_app
 from app.settings import Settings
-from tests.conftest import REST_URL, visitor
+from tests.conftest import JSON_RPC, MCP_URL, REST_URL, client_with
+from tests.notes import create_app
 
 ORIGIN = "https://app.example.com"
+LIST_TOOLS = {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}
 
 
-def preflight(client: TestClient, **headers: str) -> dict[str, str]:
+def preflight(client: TestClient, path: str = "/notes", **headers: str) -> dict[str, str]:
     """The headers with which the service answers a browser that asks, without a key, whether it may call."""
     asked = {"Origin": ORIGIN, "Access-Control-Request-Method": "POST"} | headers
-    return dict(client.options("/tasks", headers=asked).headers)
+    return dict(client.options(path, headers=asked).headers)
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", "PATCH", "DELETE"])
 def test_a_browser_learns_without_a_key_what_an_allowed_page_may_do(admin: TestClient, method: str) -> None:
     asked = {"Access-Control-Request-Method": method, "Access-Control-Request-Headers": "x-api-key,content-type"}
-    allowed = preflight(visitor(admin), **asked)
+    allowed = preflight(client_with(admin), **asked)
     assert allowed["access-control-allow-origin"] == ORIGIN
     assert method in allowed["access-control-allow-methods"]
     assert {"X-API-Key", "Content-Type", "Authorization"} <= set(allowed["access-control-allow-headers"].split(", "))
     assert "access-control-allow-credentials" not in allowed
+
+
+def test_a_browser_learns_that_an_allowed_page_may_call_mcp(admin: TestClient) -> None:
+    asked = {"Access-Control-Request-Headers": "authorization,content-type,mcp-protocol-version,mcp-session-id"}
+    response = client_with(admin, url=MCP_URL).options(
+        "/mcp", headers={"Origin": ORIGIN, "Access-Control-Request-Method": "POST", **asked}
+    )
+    assert response.status_code == 200
+    assert response.headers["Access-Control-Allow-Origin"] == ORIGIN
+
+
+def test_an_allowed_page_can_read_answers_of_mcp(mcp_client: TestClient) -> None:
+    response = mcp_client.post("/mcp", json=LIST_TOOLS, headers={"Origin": ORIGIN})
+    assert response.status_code == 200
+    assert response.headers["Access-Control-Allow-Origin"] == ORIGIN
 
 
 @pytest.mark.parametrize(
@@ -31,8 +47,9 @@ def test_a_browser_learns_without_a_key_what_an_allowed_page_may_do(admin: TestC
     ["https://evil.example", "http://app.example.com", f"{ORIGIN}.evil.example", f"{ORIGIN}:8443", "null"],
 )
 def test_a_page_of_another_origin_may_do_nothing(admin: TestClient, client: TestClient, origin: str) -> None:
-    assert "access-control-allow-origin" not in preflight(visitor(admin), Origin=origin)
-    response = client.get("/tasks", headers={"Origin": origin})
+    for stranger, path in ((client_with(admin), "/notes"), (client_with(admin, url=MCP_URL), "/mcp")):
+        assert "access-control-allow-origin" not in preflight(stranger, path, Origin=origin)
+    response = client.get("/notes", headers={"Origin": origin})
     assert "access-control-allow-origin" not in response.headers
 
 
@@ -41,7 +58,9 @@ def test_without_origins_no_page_may_do_anything(settings: Settings) -> None:
         assert "access-control-allow-origin" not in preflight(client)
 
 
-@pytest.mark.parametrize(("status", "path"), [(200, "/tasks"), (404, "/tasks/999999"), (422, "/tasks/x")])
+@pytest.mark.parametrize(
+    ("status", "path"), [(200, "/notes"), (404, "/notes/999999"), (422, "/notes/x"), (500, "/notes/broken/code")]
+)
 def test_an_allowed_page_can_read_answers_and_their_headers(client: TestClient, status: int, path: str) -> None:
     response = client.get(path, headers={"Origin": ORIGIN})
     assert response.status_code == status
@@ -52,21 +71,15 @@ def test_an_allowed_page_can_read_answers_and_their_headers(client: TestClient, 
 
 
 def test_an_allowed_page_can_read_why_it_was_refused(admin: TestClient) -> None:
-    response = visitor(admin).get("/tasks", headers={"Origin": ORIGIN})
-    assert response.status_code == 401
-    assert response.headers["Access-Control-Allow-Origin"] == ORIGIN
-
-
-def test_an_allowed_page_can_read_that_the_service_failed(client: TestClient, corrupt_task: int) -> None:
-    response = client.get(f"/tasks/{corrupt_task}", headers={"Origin": ORIGIN})
-    assert response.status_code == 500
-    assert response.headers["Access-Control-Allow-Origin"] == ORIGIN
-    assert response.json()["request_id"] == response.headers["X-Request-ID"]
+    for url in (f"{REST_URL}/notes", f"{MCP_URL}/mcp"):
+        response = client_with(admin).post(url, headers={"Origin": ORIGIN, **JSON_RPC})
+        assert response.status_code == 401
+        assert response.headers["Access-Control-Allow-Origin"] == ORIGIN
 
 
 def test_an_allowed_page_can_read_that_its_time_was_up(settings: Settings, key: str) -> None:
     app = create_app(settings.model_copy(update={"request_timeout": 0}))
     with TestClient(app, REST_URL, headers={"X-API-Key": key, "Origin": ORIGIN}) as client:
-        response = client.get("/tasks")
+        response = client.get("/notes")
     assert response.status_code == 504
     assert response.headers["Access-Control-Allow-Origin"] == ORIGIN

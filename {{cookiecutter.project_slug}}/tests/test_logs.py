@@ -1,13 +1,10 @@
 """Logs: JSON with request ids that nobody can forge, and no secret in them or in any answer."""
 
-import asyncio
 import io
 import json
 import logging
 import re
 import socket
-import subprocess
-import sys
 import uuid
 from collections.abc import Callable, Iterator
 from datetime import datetime
@@ -17,19 +14,15 @@ from typing import Any
 import httpx2
 import pytest
 from pydantic import SecretStr
-from sqlalchemy import text
 from starlette.testclient import TestClient
 
-from app.database import Database
-from app.errors import DatabaseUnavailable
 from app.logs import JsonFormatter
-from app.main import create_app
-from app.settings import ROOT, Settings
-from tests.conftest import CORRUPT_STATUS, DATABASE_PASSWORD, REST_URL
+from app.settings import Settings
+from tests.conftest import DATABASE_PASSWORD, REST_URL, CallTool
+from tests.notes import BROKEN, NOTES_APP, PRIVATE, create_app
 from tests.server import ADMIN_KEY, Server, fetch, wait_until
 
 API_KEY_SECRET = "api-key-secret-for-tests-0123456789"
-PRIVATE = "Nobody should read this in a log"
 SAFE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 Lines = Callable[[], list[dict[str, Any]]]
@@ -47,46 +40,43 @@ def logged(caplog: pytest.LogCaptureFixture) -> Iterator[Lines]:
     logging.getLogger().removeHandler(handler)
 
 
-def test_every_line_is_json_with_time_level_and_logger(server: Server, key: str) -> None:
-    request_id = uuid.uuid4().hex
-    fetch("GET", f"{server.url}/no/such/path", headers={"X-API-Key": key, "X-Request-ID": request_id})
-    wait_until(lambda: request_id in server.log_file.read_text(), timeout=5, what="the request is logged")
-    lines = server.logs()
-    for line in lines:
-        assert datetime.fromisoformat(line["time"]).tzinfo is not None
-        assert line["level"] in {"DEBUG", "INFO", "WARNING", "ERROR"}
-        assert line["logger"]
-        assert line["message"]
-    assert {"gunicorn.error", "uvicorn.error", "app.access"} <= {line["logger"] for line in lines}
-    [access] = [line for line in lines if line.get("request_id") == request_id]
-    assert access | {"door": "rest", "method": "GET", "path": "/no/such/path", "status": 404} == access
+def test_a_request_is_one_line_with_what_was_asked_and_answered(client: TestClient, logged: Lines) -> None:
+    response = client.get("/no/such/path")
+    [access] = [line for line in logged() if line["logger"] == "app.access"]
+    assert access | {"interface": "rest", "method": "GET", "path": "/no/such/path", "status": 404} == access
+    assert access["request_id"] == response.headers["X-Request-ID"]
     assert access["duration_ms"] > 0
+    assert datetime.fromisoformat(access["time"]).tzinfo is not None
 
 
-@pytest.mark.parametrize(
-    ("level", "expected"),
-    [
-        ("DEBUG", ["DEBUG", "INFO", "WARNING", "ERROR"]),
-        ("INFO", ["INFO", "WARNING", "ERROR"]),
-        ("WARNING", ["WARNING", "ERROR"]),
-        ("ERROR", ["ERROR"]),
-    ],
-)
-def test_the_log_level_decides_what_is_logged(level: str, expected: list[str]) -> None:
-    script = f"""
-import logging.config
-from app.logs import log_config
-logging.config.dictConfig(log_config("{level}"))
-for level in ("DEBUG", "INFO", "WARNING", "ERROR"):
-    logging.getLogger("app.anything").log(getattr(logging, level), "line\\nbreak")
-"""
-    run = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert [json.loads(line)["level"] for line in run.stdout.splitlines()] == expected
+def test_a_tool_call_is_logged_with_its_tool_and_outcome(
+    call_tool: CallTool, fail_tool: CallTool, logged: Lines
+) -> None:
+    call_tool("list_notes")
+    fail_tool("get_note", note_id=999_999)
+    lines = [line for line in logged() if line["logger"] == "app.access"]
+    assert [(line["interface"], line["tool"], line["outcome"]) for line in lines] == [
+        ("mcp", "list_notes", "succeeded"),
+        ("mcp", "get_note", "refused"),
+    ]
+
+
+def test_probes_are_not_logged(client: TestClient, logged: Lines) -> None:
+    for path in ("/live", "/ready", "/health", "/metrics"):
+        assert client.get(path).status_code == 200
+    assert [line for line in logged() if line["logger"] == "app.access"] == []
+
+
+def test_a_message_of_several_lines_stays_one_line(logged: Lines) -> None:
+    logging.getLogger("app.anything").warning('two\nlines and a "quote"', extra={"name_of_a_thing": Path("a")})
+    [line] = logged()
+    assert (line["level"], line["logger"]) == ("WARNING", "app.anything")
+    assert (line["message"], line["name_of_a_thing"]) == ('two\nlines and a "quote"', "a")
 
 
 @pytest.mark.parametrize("request_id", ["a", "a" * 64, "0f8fad5b-d9cb-469f-a165-70867728950e", "Run_7.retry-2"])
 def test_a_harmless_request_id_is_taken_over(client: TestClient, logged: Lines, request_id: str) -> None:
-    response = client.get("/tasks/999999", headers={"X-Request-ID": request_id})
+    response = client.get("/notes/999999", headers={"X-Request-ID": request_id})
     assert response.headers["X-Request-ID"] == response.json()["request_id"] == request_id
     assert [line["request_id"] for line in logged() if line["logger"] == "app.access"] == [request_id]
 
@@ -109,52 +99,89 @@ def test_a_harmless_request_id_is_taken_over(client: TestClient, logged: Lines, 
     ],
 )
 def test_a_harmful_request_id_is_replaced(client: TestClient, logged: Lines, request_id: bytes) -> None:
-    response = client.get("/tasks/999999", headers={b"X-Request-ID": request_id})
+    response = client.get("/notes/999999", headers={b"X-Request-ID": request_id})
     used = response.headers["X-Request-ID"]
     assert SAFE_ID.fullmatch(used)
     assert response.json()["request_id"] == used
     assert [line["request_id"] for line in logged() if line["logger"] == "app.access"] == [used]
 
 
-@pytest.mark.parametrize("separator", [b"\r", b"\n", b"\r\n ", b"\t", b'","', b"\x00", b"\xff"])
-def test_a_request_id_cannot_smuggle_anything_past_the_server(server: Server, separator: bytes) -> None:
-    value = b"a" + separator + b"Set-Cookie: a=b"
-    with socket.create_connection(("127.0.0.1", server.port), timeout=5) as connection:
-        connection.sendall(b"GET /tasks HTTP/1.1\r\nHost: localhost\r\nX-Request-ID: " + value + b"\r\n\r\n")
-        head = connection.recv(4096).partition(b"\r\n\r\n")[0]
-    assert re.match(rb"HTTP/1.1 40[01] ", head)
-    assert b"set-cookie" not in head.lower()
-    assert all("Set-Cookie" not in json.dumps(line) for line in server.logs())
-
-
-def test_an_unexpected_error_is_logged_in_full_and_answered_with_nothing_of_it(
-    client: TestClient, corrupt_task: int, logged: Lines
+@pytest.mark.parametrize(("fault", "reason"), [("code", BROKEN), ("statement", "no_such_table")])
+def test_a_mistake_is_logged_in_full_and_answered_with_nothing_of_it(
+    client: TestClient, logged: Lines, fault: str, reason: str
 ) -> None:
-    response = client.get(f"/tasks/{corrupt_task}")
+    """In the service's code as in its SQL: neither is an outage, which would be a 503."""
+    response = client.get(f"/notes/broken/{fault}")
     assert response.status_code == 500
     assert response.headers["Content-Type"] == "application/problem+json"
     assert response.json() == {
         "type": "about:blank",
         "title": "Internal Server Error",
         "status": 500,
-        "detail": "The service failed; its logs say more under this request id.",
+        "detail": "Unexpected error; quote this request id when you report it.",
         "request_id": response.headers["X-Request-ID"],
     }
     [error] = [line for line in logged() if line["level"] == "ERROR"]
     assert error["request_id"] == response.headers["X-Request-ID"]
     assert error["exception"].startswith("Traceback")
-    assert CORRUPT_STATUS in error["exception"]
+    assert reason in error["exception"]
+    assert PRIVATE not in error["exception"], "the statement's data is in the log"
 
 
-def test_no_secret_is_in_any_log_line_or_answer(tmp_path: Path, database_url: str, corrupt_task: int) -> None:
+def test_an_outage_is_logged_with_its_reason_and_answered_with_a_fixed_sentence(
+    settings: Settings, unreachable_database: str, logged: Lines
+) -> None:
+    app = create_app(settings.model_copy(update={"database_url": SecretStr(unreachable_database)}))
+    with TestClient(app, REST_URL, headers={"X-API-Key": f"key_1_{'A' * 43}"}) as client:
+        answers = [client.get(path) for path in ("/ready", "/notes", "/metrics")]
+    assert [response.status_code for response in answers] == [503, 503, 200]
+    assert {response.json()["detail"] for response in answers[:2]} == {
+        "The database is unavailable; try again in a few seconds."
+    }
+    warnings = [line["message"] for line in logged() if line["level"] == "WARNING"]
+    assert len(warnings) == 2
+    for message in warnings:
+        assert re.fullmatch(r"database unavailable: .*(unable to open database file|Connect).*", message)
+    assert not [line for line in logged() if "exception" in line]
+    assert DATABASE_PASSWORD not in "".join(response.text for response in answers) + json.dumps(logged())
+
+
+@pytest.mark.slow
+def test_every_line_of_the_service_is_json_with_time_level_and_logger(server: Server, key: str) -> None:
+    request_id = uuid.uuid4().hex
+    fetch("GET", f"{server.url}/no/such/path", headers={"X-API-Key": key, "X-Request-ID": request_id})
+    wait_until(lambda: request_id in server.log_file.read_text(), timeout=5, what="the request is logged")
+    lines = server.logs()
+    for line in lines:
+        assert datetime.fromisoformat(line["time"]).tzinfo is not None
+        assert line["level"] in {"DEBUG", "INFO", "WARNING", "ERROR"}
+        assert line["logger"]
+        assert line["message"]
+    assert {"gunicorn.error", "uvicorn.error", "app.access"} <= {line["logger"] for line in lines}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("separator", [b"\r", b"\n", b"\r\n ", b"\t", b'","', b"\x00", b"\xff"])
+def test_a_request_id_cannot_smuggle_anything_past_the_server(server: Server, separator: bytes) -> None:
+    value = b"a" + separator + b"Set-Cookie: a=b"
+    with socket.create_connection(("127.0.0.1", server.port), timeout=5) as connection:
+        connection.sendall(b"GET /notes HTTP/1.1\r\nHost: localhost\r\nX-Request-ID: " + value + b"\r\n\r\n")
+        head = connection.recv(4096).partition(b"\r\n\r\n")[0]
+    assert re.match(rb"HTTP/1.1 40[01] ", head)
+    assert b"set-cookie" not in head.lower()
+    assert all("Set-Cookie" not in json.dumps(line) for line in server.logs())
+
+
+@pytest.mark.slow
+def test_no_secret_is_in_any_log_line_or_answer(tmp_path: Path, database_url: str) -> None:
     settings = {"DATABASE_URL": database_url, "LOG_LEVEL": "DEBUG", "API_KEY_SECRET": API_KEY_SECRET}
-    with Server(tmp_path, **settings) as server:
+    with Server(tmp_path, app=NOTES_APP, **settings) as server:
         key = server.issue_key(uuid.uuid4().hex)
-        answers = "\n".join(str(dict(response.headers)) + response.text for response in _use(server, key, corrupt_task))
+        answers = "\n".join(str(dict(response.headers)) + response.text for response in _use(server, key))
         assert server.stop() == 0
         logs = server.log_file.read_text()
     assert "Internal Server Error" in answers
-    assert "Error executing tool get_task" in answers
+    assert "Error executing tool break_note" in answers
     assert '"level": "DEBUG"' in logs
     assert '"exception": "Traceback' in logs
     for secret in (key, key.split("_", 2)[2], ADMIN_KEY, API_KEY_SECRET):
@@ -163,51 +190,30 @@ def test_no_secret_is_in_any_log_line_or_answer(tmp_path: Path, database_url: st
     assert PRIVATE not in logs
 
 
-def _use(server: Server, key: str, corrupt_task: int) -> Iterator[httpx2.Response]:
-    """What clients do, rightly and wrongly, on every door."""
+def _use(server: Server, key: str) -> Iterator[httpx2.Response]:
+    """What clients do, rightly and wrongly, on every route."""
     admin = server.client(ADMIN_KEY)
     client = server.client(key)
     with admin, client:
         for path in ("/openapi.json", "/docs", "/redoc", "/health", "/live", "/ready", "/metrics"):
             yield client.get(path)
-        for path in ("/tasks", f"/tasks/{corrupt_task}", "/tasks/999999", "/tasks/x", f"/nothing?key={key}", "/admin"):
-            yield client.get(path)
-            yield admin.get(path)
+        for path in ("", "/broken/code", "/broken/statement", "/999999", "/x", f"/nothing?key={key}"):
+            yield client.get(f"/notes{path}")
+            yield admin.get(f"/notes{path}")
         for body in ({"title": PRIVATE}, {"title": "", "key": key}, {"title": PRIVATE, "secret": key}, [key]):
-            yield client.post("/tasks", json=body)
-        yield client.post("/tasks", content=key)
+            yield client.post("/notes", json=body)
+        yield client.post("/notes", content=key)
+        yield client.get("/admin")
         yield admin.get("/admin/api-keys")
         yield admin.post("/admin/api-keys", json={"name": "", "key": key})
-        for task_id in (corrupt_task, 999_999, [PRIVATE]):
-            params = {"name": "get_task", "arguments": {"task_id": task_id}}
+        for tool, arguments in (
+            ("break_note", {}),
+            ("get_note", {"note_id": 999_999}),
+            ("get_note", {"note_id": [PRIVATE]}),
+            ("get_note", {PRIVATE: 1}),
+        ):
+            params = {"name": tool, "arguments": arguments}
             message = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
             yield client.post(server.mcp_url, json=message)
-        yield fetch("GET", f"{server.url}/tasks", headers={"Authorization": f"Bearer {key}x"})
+        yield fetch("GET", f"{server.url}/notes", headers={"Authorization": f"Bearer {key}x"})
         yield client.get("/metrics")
-
-
-def test_an_unreachable_database_gives_no_password_away(
-    settings: Settings, unreachable_database: str, logged: Lines
-) -> None:
-    app = create_app(settings.model_copy(update={"database_url": SecretStr(unreachable_database)}))
-    with TestClient(app, REST_URL, headers={"X-API-Key": f"key_1_{'A' * 43}"}) as client:
-        answers = [client.get(path) for path in ("/ready", "/tasks", "/metrics")]
-    assert [response.status_code for response in answers] == [503, 503, 200]
-    assert answers[0].json()["detail"]
-    assert any("database unavailable" in line["message"] for line in logged())
-    assert DATABASE_PASSWORD not in "".join(response.text for response in answers) + json.dumps(logged())
-
-
-def test_a_database_error_shows_the_statement_but_not_the_data(database_url: str) -> None:
-    async def fail() -> None:
-        database = Database(database_url)
-        try:
-            async with database.write() as session:
-                await session.execute(text("SELECT * FROM no_such_table WHERE title = :title"), {"title": PRIVATE})
-        finally:
-            await database.close()
-
-    with pytest.raises(DatabaseUnavailable) as caught:
-        asyncio.run(fail())
-    assert "no_such_table" in str(caught.value.__cause__)
-    assert PRIVATE not in str(caught.value.__cause__)

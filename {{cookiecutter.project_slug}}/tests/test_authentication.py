@@ -1,0 +1,129 @@
+"""Who may call: nobody without a key, on any route of both ports."""
+
+import hmac
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from app.settings import Settings
+from tests.conftest import MCP_URL, REST_URL, client_with
+from tests.notes import create_app
+from tests.server import ADMIN_KEY
+
+WRONG_KEYS: list[dict[str, Any]] = [
+    {},
+    {"X-API-Key": ""},
+    {"X-API-Key": "wrong"},
+    {"X-API-Key": "key_1_" + "A" * 43},
+    {"X-API-Key": "key_999999_" + "A" * 43},
+    {"X-API-Key": "key_99999999999999999999_" + "A" * 43},
+    {"X-API-Key": b"key_1_\xc3\xa4"},
+    {"Authorization": "Bearer"},
+    {"Authorization": "Bearer wrong"},
+    {"Authorization": "Basic d3Jvbmc6d3Jvbmc="},
+]
+
+
+@pytest.fixture
+def routes(admin: TestClient) -> list[tuple[str, str]]:
+    """Method and path of each documented route, those of the features too, that needs a key."""
+    paths: dict[str, dict[str, Any]] = admin.get("/openapi.json").json()["paths"]
+    return [
+        (method.upper(), path.replace("{", "").replace("}", ""))
+        for path, operations in paths.items()
+        for method, operation in operations.items()
+        if operation["tags"] != ["probes"]
+    ]
+
+
+@pytest.mark.parametrize("headers", WRONG_KEYS)
+def test_no_route_answers_without_a_key(
+    admin: TestClient, routes: list[tuple[str, str]], headers: dict[str, Any]
+) -> None:
+    assert {("POST", "/notes"), ("POST", "/admin/api-keys/key_id/revoke")} <= set(routes)
+    targets = [(f"{REST_URL}{path}", method) for method, path in [*routes, ("GET", "/no/such"), ("GET", "/admin")]]
+    targets += [(f"{MCP_URL}{path}", method) for method, path in [("POST", "/mcp"), ("GET", "/mcp"), ("GET", "/no")]]
+    for url, method in targets:
+        response = client_with(admin).request(method, url, headers=headers)
+        assert response.status_code == 401, (method, url)
+        assert response.headers["WWW-Authenticate"] == "Bearer"
+        assert response.headers["Content-Type"] == "application/problem+json"
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "X-API-Key: {}",
+        "X-API-Key:  {} ",
+        "Authorization: Bearer {}",
+        "authorization: bearer {}",
+        "Authorization: Bearer  {} ",
+    ],
+)
+def test_a_key_is_accepted_in_either_header_and_with_blanks_around_it(
+    admin: TestClient, key: str, header: str
+) -> None:
+    name, _, value = header.format(key).partition(": ")
+    assert client_with(admin, {name: value}).get("/notes").status_code == 200
+    assert client_with(admin, {name: value}, MCP_URL).get("/mcp").status_code == 405
+
+
+@pytest.mark.parametrize("url", [REST_URL, MCP_URL])
+@pytest.mark.parametrize(
+    "path", ["/.well-known/oauth-protected-resource", "/.well-known/oauth-authorization-server/mcp", "/register"]
+)
+def test_nothing_suggests_that_there_is_oauth(admin: TestClient, key: str, url: str, path: str) -> None:
+    """With a 401, some clients would begin a discovery and ignore the key that they have."""
+    for method in ("GET", "POST"):
+        assert client_with(admin, url=url).request(method, path).status_code == 404
+        assert client_with(admin, {"X-API-Key": key}, url).request(method, path).status_code == 404
+        assert client_with(admin, {"X-API-Key": "wrong"}, url).request(method, path).status_code == 401
+
+
+def test_a_service_key_is_no_admin_key(client: TestClient, routes: list[tuple[str, str]]) -> None:
+    admin_routes = [(method, path) for method, path in routes if path.startswith("/admin")]
+    for method, path in [*admin_routes, ("GET", "/admin"), ("GET", "/admin/no/such")]:
+        response = client.request(method, path)
+        assert (response.status_code, response.json()["detail"]) == (
+            403,
+            "This needs the admin key, not a service key.",
+        ), path
+
+
+def test_the_admin_key_is_no_service_key(admin: TestClient) -> None:
+    for url in (f"{REST_URL}/notes", f"{MCP_URL}/mcp"):
+        assert client_with(admin, {"X-API-Key": ADMIN_KEY}).post(url).status_code == 401
+
+
+def test_without_an_admin_key_the_admin_endpoints_are_disabled(
+    settings: Settings, key: str, routes: list[tuple[str, str]]
+) -> None:
+    app = create_app(settings.model_copy(update={"admin_api_key": None}))
+    with TestClient(app, REST_URL) as client:
+        for method, path in [route for route in routes if route[1].startswith("/admin")]:
+            for headers in (*WRONG_KEYS, {"X-API-Key": ADMIN_KEY}, {"X-API-Key": key}):
+                assert client.request(method, path, headers=headers).status_code == 403
+
+
+@pytest.mark.parametrize("path", ["/live", "/ready", "/health", "/metrics", "/docs", "/redoc", "/openapi.json"])
+def test_probes_metrics_and_docs_need_no_key(admin: TestClient, path: str) -> None:
+    assert client_with(admin).get(path).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "path", ["//notes", "/health/../notes", "/health/", "/notes%2f", "/HEALTH", "/docs/x", "/x/.well-known/y"]
+)
+def test_no_spelling_of_a_path_gets_around_the_key(admin: TestClient, path: str) -> None:
+    assert client_with(admin).get(path).status_code == 401
+
+
+@pytest.mark.parametrize("path", ["/notes", "/admin/api-keys"])
+def test_keys_are_compared_in_constant_time(
+    admin: TestClient, key: str, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing but `hmac.compare_digest` decides."""
+    right = {"X-API-Key": ADMIN_KEY if path.startswith("/admin") else key}
+    assert client_with(admin, right).get(path).status_code == 200
+    monkeypatch.setattr(hmac, "compare_digest", lambda _one, _other: False)
+    assert client_with(admin, right).get(path).status_code == 401

@@ -1,0 +1,159 @@
+"""Metrics: what monitoring sees, exact over all workers."""
+
+import os
+import re
+import signal
+import socket
+import uuid
+from collections import Counter
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from starlette.testclient import TestClient
+
+from app.web import metrics
+from tests.conftest import MCP_URL, CallTool, client_with
+from tests.server import Server, fetch, wait_until
+
+METHODS = {"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "other"}
+
+
+def samples(text: str) -> Counter[str]:
+    """Each time series and its value."""
+    pairs = [line.rpartition(" ") for line in text.splitlines() if not line.startswith("#")]
+    return Counter({series: float(value) for series, _, value in pairs if "_created" not in series})
+
+
+def scrape(server: Server) -> Counter[str]:
+    return samples(fetch("GET", f"{server.url}/metrics").text)
+
+
+def series(metric: str, **labels: str) -> str:
+    return metric + "{" + ",".join(f'{name}="{value}"' for name, value in labels.items()) + "}"
+
+
+def requests(interface: str, method: str, route: str, status: str) -> str:
+    return series("http_requests_total", interface=interface, method=method, route=route, status=status)
+
+
+def test_requests_are_counted_by_route_and_status(admin: TestClient, client: TestClient, mcp_client: TestClient) -> None:
+    before = samples(client.get("/metrics").text)
+    client_with(admin).get("/notes")
+    client.post("/notes", json={})
+    client.get("/notes/999999")
+    client.get("/notes/broken/code")
+    mcp_client.get("/mcp")
+    increase = samples(client.get("/metrics").text) - before
+    for counted in (
+        requests("rest", "GET", "unmatched", "401"),
+        requests("rest", "POST", "/notes", "422"),
+        requests("rest", "GET", "/notes/{note_id}", "404"),
+        requests("rest", "GET", "/notes/broken/code", "500"),
+        requests("mcp", "GET", "/mcp", "405"),
+        series("http_request_duration_seconds_count", interface="rest", method="GET", route="/notes/{note_id}"),
+    ):
+        assert increase[counted] == 1, counted
+
+
+def test_tool_calls_are_counted_by_outcome(client: TestClient, call_tool: CallTool, fail_tool: CallTool) -> None:
+    before = samples(client.get("/metrics").text)
+    call_tool("create_note", title="x")
+    fail_tool("create_note", title="")
+    fail_tool("get_note", note_id=999_999)
+    fail_tool("get_note", number=1)
+    fail_tool("break_note")
+    fail_tool(f"no_such_tool_{uuid.uuid4().hex}")
+    increase = samples(client.get("/metrics").text) - before
+    assert {name: value for name, value in increase.items() if name.startswith("mcp_tool_calls_total")} == {
+        series("mcp_tool_calls_total", outcome="succeeded", tool="create_note"): 1,
+        series("mcp_tool_calls_total", outcome="refused", tool="create_note"): 1,
+        series("mcp_tool_calls_total", outcome="refused", tool="get_note"): 2,
+        series("mcp_tool_calls_total", outcome="failed", tool="break_note"): 1,
+        series("mcp_tool_calls_total", outcome="refused", tool="unknown"): 1,
+    }
+    assert increase[series("mcp_tool_call_duration_seconds_count", tool="get_note")] == 2
+
+
+def test_no_request_can_invent_a_time_series(admin: TestClient, key: str) -> None:
+    def after_odd_requests() -> set[str]:
+        """The time series there are."""
+        for port in (client_with(admin), client_with(admin, url=MCP_URL)):
+            for headers in ({}, {"X-API-Key": key}):
+                for method in ("GET", "PROPFIND", "PURGE"):
+                    for path in ("", "/notes", "/mcp"):
+                        answer = port.request(method, f"{path}/{uuid.uuid4()}", headers=headers)
+                        assert answer.status_code >= 400
+        return set(samples(admin.get("/metrics").text))
+
+    there_are = after_odd_requests()
+    assert after_odd_requests() == there_are
+    labels = re.findall(r'(method|route)="(.*?)"', "\n".join(there_are))
+    assert not [value for _, value in labels if re.search(r"[0-9a-f]{8}-", value)]
+    assert {value for name, value in labels if name == "method"} <= METHODS
+
+
+def test_a_worker_that_was_killed_as_it_began_to_count_breaks_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    (tmp_path / "counter_1.db").touch()
+    assert metrics.render() == b""
+
+
+@pytest.mark.slow
+def test_counts_and_durations_are_exact_over_both_workers_even_after_a_kill(server: Server, key: str) -> None:
+    answers = {"/notes": ("/notes", "200"), "/notes/999999": ("/notes/{note_id}", "404")}
+    before = scrape(server)
+    first_line = len(server.logs())
+    sent = 0
+
+    def send() -> None:
+        nonlocal sent
+        for path in answers:
+            fetch("GET", server.url + path, headers={"X-API-Key": key})
+        sent += 1
+
+    def counted() -> set[float]:
+        """How often each of the answers was counted, in both ways; an answer leaves before it is counted."""
+        increase = scrape(server) - before
+        durations = "http_request_duration_seconds_count"
+        counts = [requests("rest", "GET", route, status) for route, status in answers.values()]
+        counts += [series(durations, interface="rest", method="GET", route=route) for route, _ in answers.values()]
+        return {increase[count] for count in counts}
+
+    def both_workers_answered() -> bool:
+        send()
+        pids = {line["pid"] for line in server.logs()[first_line:] if line["logger"] == "app.access"}
+        return pids == set(server.workers())
+
+    wait_until(both_workers_answered, timeout=20, what="both workers answer")
+    wait_until(lambda: counted() == {sent}, timeout=5, what="each request is counted once")
+    seconds = series("http_request_duration_seconds_sum", interface="rest", method="GET", route="/notes")
+    assert 0 < (scrape(server) - before)[seconds] < 60
+
+    killed = server.workers()[0]
+    os.kill(killed, signal.SIGKILL)
+    wait_until(lambda: killed not in server.workers() and len(server.workers()) == 2, timeout=20, what="a new worker")
+    assert counted() == {sent}
+    for _ in range(10):
+        send()
+    wait_until(lambda: counted() == {sent}, timeout=5, what="each request is counted once")
+
+
+@pytest.mark.slow
+def test_requests_in_progress_are_forgotten_with_their_worker(server: Server, key: str) -> None:
+    def in_progress() -> float:
+        return scrape(server)[series("http_requests_in_progress", interface="rest")] - 1  # without the one that asks
+
+    unfinished = f"POST /notes HTTP/1.1\r\nHost: localhost\r\nX-API-Key: {key}\r\nContent-Length: 9\r\n\r\n"
+    with ExitStack() as connections:
+        for _ in range(6):
+            connection = connections.enter_context(socket.create_connection(("127.0.0.1", server.port)))
+            connection.sendall(unfinished.encode())
+        wait_until(lambda: in_progress() == 6, timeout=10, what="six requests are in progress")
+        killed = set(server.workers())
+        for pid in killed:
+            os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: len(set(server.workers()) - killed) == 2, timeout=20, what="two new workers")
+    assert in_progress() == 0

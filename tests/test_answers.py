@@ -1,5 +1,6 @@
 """The answers: which are refused, how that is said, and that the questions can be answered at a terminal."""
 
+import importlib.metadata
 import json
 import os
 import re
@@ -274,6 +275,23 @@ def test_a_slug_that_is_a_path_leaves_no_folder_behind(slug: str, tmp_path: Path
     cookiecutter(tmp_path, str(TEMPLATE), "--no-input", f"project_slug={slug.format(tmp_path)}", status=1)
     assert snapshot(tmp_path / "work") == [tmp_path / "work" / "kept"]
     assert {path.name for path in tmp_path.iterdir()} == {"home", "work"}
+
+
+@pytest.mark.parametrize("found", ["1.7.3", "2.1.1", "2.0"])
+def test_a_cookiecutter_that_is_too_old_is_refused_by_its_version(
+    found: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: {"cookiecutter": found}[name])
+    with pytest.raises(
+        SystemExit, match=f"cookiecutter {found} is too old for this template, which needs 2.2 or newer"
+    ):
+        run_hook("pre_gen_project", tmp_path)
+
+
+@pytest.mark.parametrize("found", ["2.2.3", "2.10", "3.0.0rc1", "unknown"])
+def test_a_newer_cookiecutter_is_taken(found: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: {"cookiecutter": found}[name])
+    run_hook("pre_gen_project", tmp_path)
 
 
 GOOD = {

@@ -62,9 +62,25 @@ def ignored_by_what_is_around_it(project: Path, env: dict[str, str]) -> None:
     run("git", "commit", "--quiet", "--message", "-", cwd=project.parent, env=env)
 
 
+def where_git_is_led_elsewhere(project: Path, env: dict[str, str]) -> None:
+    """As in a hook of git, for another repository in which all is committed."""
+    changed(project, env)
+    other = shutil.copytree(project, project.parent / "other")
+    run("git", "restore", ".", cwd=other, env=env)
+    env |= {
+        "GIT_DIR": str(other / ".git"),
+        "GIT_WORK_TREE": str(other),
+        "GIT_INDEX_FILE": str(other / ".git" / "index"),
+    }
+
+
 @pytest.mark.parametrize("skip", [[], ["--skip-if-file-exists"]])
 @pytest.mark.parametrize(
-    "damage", [changed, with_a_new_file, without_git, before_the_first_commit, ignored_by_what_is_around_it]
+    "damage",
+    [
+        *(changed, with_a_new_file, without_git, before_the_first_commit, ignored_by_what_is_around_it),
+        where_git_is_led_elsewhere,
+    ],
 )
 def test_files_that_git_could_not_bring_back_are_not_overwritten(
     damage: Callable[[Path, dict[str, str]], None], skip: list[str], project: Path, env: dict[str, str]

@@ -164,6 +164,32 @@ def test_where_the_origin_cannot_be_known_none_is_recorded_and_one_line_says_why
     assert not (tmp_path / "out" / "task-service" / ".cruft.json").exists()
 
 
+URL = ADDRESS.removeprefix("https://")
+CREDENTIALS = [
+    (f"https://user:token@{URL}", ADDRESS),
+    (f"https://token@{URL}", ADDRESS),
+    (f"https://user:to%40k@en@{URL}?private_token=token#token", ADDRESS),
+    ("ftp://user:token@host/template.git", "ftp://host/template.git"),
+    ("ssh://git@host:2222/a@b.git", "ssh://git@host:2222/a@b.git"),
+    ("ssh://git:token@host/template.git", "ssh://git@host/template.git"),
+    ("git@github.com:your-org/template.git", "git@github.com:your-org/template.git"),
+    ("/srv/user:token@host/template.git", "/srv/user:token@host/template.git"),
+    ("file:///srv/template.git", "/srv/template.git"),
+]
+
+
+@pytest.mark.parametrize(("cloned", "recorded"), CREDENTIALS)
+def test_no_credentials_of_the_template_s_address_are_recorded(
+    cloned: str, recorded: str, env: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "home" / ".cookiecutters").mkdir()
+    run("sh", "-ec", f"{CACHED} git remote set-url origin '{cloned}'", cwd=tmp_path, env=env)
+    run(SCRIPTS / "cookiecutter", "template", "--no-input", cwd=tmp_path, env=env)
+    origin = (tmp_path / "task-service" / ".cruft.json").read_text(encoding="utf-8")
+    assert json.loads(origin)["template"] == json.loads(origin)["context"]["cookiecutter"]["_template"] == recorded
+    assert "token" not in origin or recorded.startswith("/")
+
+
 def test_it_can_be_linked_later(env: dict[str, str], tmp_path: Path) -> None:
     project = render(tmp_path / "project", env)
     recorded = (project / ".cruft.json").read_bytes()
@@ -238,9 +264,66 @@ def test_lines_that_changed_on_both_sides_conflict_and_no_others(
         assert conflicts(project, env) == ["app/web/probes.py"]
         merged = tree(project)
         both = merged.pop("app/web/probes.py").decode()
-        assert re.search(r'\A<<<<<<< .*\n"""Ours\."""\n=======\n"""Probes .*\n>>>>>>> .*\n\nimport', both)
-        assert merged == {n: content for n, content in as_updated(newest, project).items() if n != "app/web/probes.py"}
-        git(project, env, "reset", "--quiet", "--hard")
+        assert re.search(r'\AASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+
+
+def test_any_name_is_rendered_and_updated_whatever_the_system_s_encoding(
+    env: dict[str, str], no_resolver: Path, tmp_path: Path
+) -> None:
+    answers = {"project_name": HOSTILE, "description": HOSTILE, "project_slug": "tasks"}
+    (tmp_path / "answers.yaml").write_text(
+        json.dumps({"default_context": answers}, ensure_ascii=False), encoding="utf-8"
+    )
+    by_file = ["--checkout", RELEASE, "--config-file", str(tmp_path / "answers.yaml")]
+    project = render(tmp_path / "ascii", env | ASCII, *by_file)
+    assert tree(project) == tree(render(tmp_path / "utf-8", env, *by_file))
+
+    template_update(project, env | ASCII, switch(mcp_port="9000"), tools=no_resolver)
+    assert tree(project) == as_updated(render(tmp_path / "newest", env, **answers, mcp_port="9000"), project)
+
+
+@pytest.mark.parametrize("repository", ["project", "other"])
+def test_variables_of_git_do_not_lead_an_update_elsewhere(
+    repository: str, project: Path, env: dict[str, str], no_resolver: Path, tmp_path: Path
+) -> None:
+    """Git sets these in its hooks, and while it rebases."""
+    newest = render(tmp_path / "newest", env)
+    other = {"project": project, "other": render(tmp_path / "other", env)}[repository]
+    commits = git(other, env, "log", "--all", "--format=%H")
+    git_folder = str(other / ".git")
+    misleading = {
+        "GIT_DIR": git_folder,
+        "GIT_COMMON_DIR": git_folder,
+        "GIT_WORK_TREE": str(other),
+        "GIT_PREFIX": "app/",
+        "GIT_INDEX_FILE": f"{git_folder}/index",
+        "GIT_OBJECT_DIRECTORY": f"{git_folder}/objects",
+        "GIT_CONFIG": f"{git_folder}/config",
+        "GIT_NAMESPACE": "other",
+        "GIT_DEFAULT_HASH": "sha256",
+        "GIT_EXTERNAL_DIFF": "false",
+        "GIT_LITERAL_PATHSPECS": "1",
+        "GIT_TEMPLATE_DIR": git_folder,
+    }
+    template_update(project, env | misleading, tools=no_resolver)
+    assert tree(project) == as_updated(newest, project)
+    assert git(other, env, "log", "--all", "--format=%H") == commits
+    assert git(other, env, "status", "--porcelain") == (
+        git(project, env, "status", "--porcelain") if other == project else ""
+    )
+
+
+@pytest.mark.parametrize("variable", ["GIT_DIR", "GIT_CONFIG"])
+def test_variables_of_git_do_not_lead_to_another_origin(
+    variable: str, project: Path, env: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "home" / ".cookiecutters").mkdir()
+    run("sh", "-ec", f"{CACHED} true", cwd=tmp_path, env=env)
+    git(project, env, "remote", "add", "origin", "https://example.com/other.git")
+    elsewhere = str(project / ".git" / ("config" if variable == "GIT_CONFIG" else ""))
+    run(SCRIPTS / "cookiecutter", "template", "--no-input", "-o", "out", cwd=tmp_path, env={**env, variable: elsewhere})
+    origin = json.loads((tmp_path / "out" / "task-service" / ".cruft.json").read_text(encoding="utf-8"))
+    assert origin["template"] == ADDRESS
 
 
 Damage = Callable[[Path, dict[str, str]], None]
@@ -260,6 +343,12 @@ def offline(project: Path, env: dict[str, str]) -> None:
 
 def without_its_record(project: Path, env: dict[str, str]) -> None:
     (project / ".cruft.json").unlink()
+    commit(project, env)
+
+
+def in_another_encoding(project: Path, env: dict[str, str]) -> None:
+    record = (project / ".cruft.json").read_text(encoding="utf-8").replace("Task Service", "Größe")
+    (project / ".cruft.json").write_text(record, encoding="latin-1")
     commit(project, env)
 
 
@@ -297,6 +386,7 @@ REFUSED: list[tuple[Damage, dict[str, str], str]] = [
     (with_an_ignored_file_in_the_way, {}, f"Move these away: {ADDED}"),
     (outside_git, {}, "this is not a git repository"),
     (without_its_record, {}, "there is no .cruft.json"),
+    (in_another_encoding, {}, ".cruft.json cannot be read: 'utf-8' codec can't decode byte 0xf6"),
     (moved, {}, "no template answers at https://github.com/your-org/moved.git"),
     (offline, {}, f"no template answers at {ADDRESS}"),
     (unaltered, {"api_port": "80"}, "api_port '80' must be a whole number from 1024 to 65535"),

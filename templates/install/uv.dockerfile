@@ -4,12 +4,12 @@ ENV PATH=/opt/venv/bin:$PATH
 {%- endmacro %}
 {% macro install(lock, complete=true, new=true) %}
 {% if new %}
-RUN --mount=type=bind,source=requirements-dev.txt,target=requirements-dev.txt \
+RUN --mount=type=bind,source=requirements-dev.txt,target=/srv/requirements-dev.txt \
     --mount=type=cache,target=/.cache/pip \
     sed -n '/^uv==/,/# via/p' requirements-dev.txt > /tmp/uv.txt && \
     pip install --cache-dir=/.cache/pip --quiet --require-hashes --requirement /tmp/uv.txt
 {% endif %}
-RUN --mount=type=bind,source={{ lock }},target={{ lock }} \
+RUN --mount=type=bind,source={{ lock }},target=/srv/{{ lock }} \
     --mount=type=cache,target=/.cache/uv \
 {% if new %}
     uv venv --quiet /opt/venv && \

@@ -3,7 +3,7 @@
 ENV PATH=/opt/venv/bin:$PATH
 {%- endmacro %}
 {% macro install(lock, complete=true, new=true) %}
-RUN --mount=type=bind,source={{ lock }},target={{ lock }} \
+RUN --mount=type=bind,source={{ lock }},target=/srv/{{ lock }} \
     --mount=type=cache,target=/.cache/pip \
 {% if new %}
     python -m venv --without-pip /opt/venv && \

@@ -106,7 +106,7 @@ class Settings(BaseSettings):
             raise ValueError("required in production, such as postgresql://user:password@host:5432/name")
         parsed = parse_url(url)
         if _in_production(info) and parsed.password == "":
-            raise ValueError("its password is empty: set POSTGRES_PASSWORD, if it is made of that")
+            raise ValueError("its password is empty: set DATABASE_PASSWORD, if it is made of that")
         if not is_sqlite(url) and find_spec("asyncpg") is None:
             raise ValueError("needs the package asyncpg, which is not installed")
         return value

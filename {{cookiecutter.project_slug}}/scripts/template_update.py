@@ -14,13 +14,23 @@ import tempfile
 import tomllib
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 HERE = Path.cwd()
 ORIGIN = HERE / ".cruft.json"
+# Of git's variables, those that say how it reaches the template. Others, such as GIT_DIR, which git sets in its hooks, would lead
+# it to another repository, or have it work otherwise.
+HARMLESS = (
+    *("GIT_ALLOW_PROTOCOL", "GIT_ASKPASS", "GIT_CONFIG_", "GIT_CURL_", "GIT_EXEC_PATH", "GIT_HTTP_", "GIT_PROTOCOL"),
+    *("GIT_PROXY_", "GIT_SSH", "GIT_SSL_", "GIT_TERMINAL_PROMPT", "GIT_TRACE"),
+)
 AS_TEMPLATE = ["-c", "user.name=template", "-c", "user.email=template", "-c", "core.hooksPath="]
 
 
 def main() -> None:
+    for name in list(os.environ):
+        if name.startswith("GIT_") and not name.startswith(HARMLESS):
+            del os.environ[name]
     if obstacle := find_obstacle():
         sys.exit(f"template-update: {obstacle}")
     with tempfile.TemporaryDirectory() as folder:
@@ -51,7 +61,10 @@ def find_obstacle() -> str | None:
         return "there are changes that are not committed. Commit them first, so that none can be lost."
     if git("rev-parse", "--is-shallow-repository") == "true":
         return "this clone has no history, in which a conflict could be looked up. Run `git fetch --unshallow` first."
-    template = json.loads(ORIGIN.read_text())["template"]
+    try:
+        template = read_origin()["template"]
+    except (ValueError, KeyError) as error:
+        return f".cruft.json cannot be read: {error}. Save it as JSON in UTF-8, or bring it back from git's history."
     ask = ["git", "ls-remote", "--quiet", template, "HEAD"]
     if subprocess.run(ask, stdout=subprocess.DEVNULL, check=False).returncode:
         return (
@@ -63,7 +76,7 @@ def find_obstacle() -> str | None:
 
 def render_twice(folder: Path, arguments: list[str]) -> Path:
     """A repository that holds this project as the template made it, and in a second commit as it makes it now."""
-    origin = json.loads(ORIGIN.read_text())
+    origin = read_origin()
     version = ["--checkout", origin["commit"], "--extra-context", json.dumps(answers_in(ORIGIN))]
     cruft("create", origin["template"], "--no-input", "--output-dir", str(folder), *version)
     [render] = folder.iterdir()
@@ -77,8 +90,12 @@ def render_twice(folder: Path, arguments: list[str]) -> Path:
     return render
 
 
-def answers_in(origin: Path) -> dict[str, object]:
-    context = json.loads(origin.read_text())["context"]["cookiecutter"]
+def read_origin(file: Path = ORIGIN) -> dict[str, Any]:
+    return dict(json.loads(file.read_text(encoding="utf-8")))
+
+
+def answers_in(file: Path) -> dict[str, object]:
+    context = read_origin(file)["context"]["cookiecutter"]
     return {name: value for name, value in context.items() if not name.startswith("_")}
 
 
@@ -90,8 +107,9 @@ def changed_answers(arguments: list[str]) -> set[str]:
 
 
 def cruft(*arguments: str) -> None:
-    # Where make is told to go, with -C, it leaves this variable. The template finds this project by it, to say what to run.
-    env = {**os.environ, "PWD": str(HERE)}
+    # Where make is told to go, with -C, it leaves PWD. The template finds this project by it, to say what to run.
+    # cruft reads and writes in the system's encoding, which differs from one machine to the next.
+    env = {**os.environ, "PWD": str(HERE), "PYTHONUTF8": "1"}
     if subprocess.run([sys.executable, "-m", "cruft", *arguments], env=env, check=False).returncode:
         sys.exit("template-update: nothing was changed, for the reason above.")
 
@@ -116,13 +134,13 @@ def merge(render: Path) -> list[str]:
     folder = git("rev-parse", "--show-prefix")
     within = [f"--strategy-option=subtree={folder}"] if folder else []
     pick = ["git", "cherry-pick", "--no-commit", *within, "FETCH_HEAD"]
-    result = subprocess.run(pick, capture_output=True, text=True, check=False)
+    result = subprocess.run(pick, capture_output=True, check=False)
     stages: dict[str, str] = {}
     for entry in git("ls-files", "--unmerged", "-z").split("\0")[:-1]:
         stage, _, file = entry.partition("\t")
         stages[file] = stages.get(file, "") + stage[-1]
     if result.returncode and not stages:
-        sys.exit(f"template-update: git could not merge.\n{result.stderr}")
+        sys.exit(f"template-update: git could not merge.\n{os.fsdecode(result.stderr)}")
     # What was removed here stays so. Locks follow pyproject.toml: they are removed or resolved anew.
     gone = [file for file, found in stages.items() if "2" not in found or ("3" not in found and is_lock(file))]
     if gone:
@@ -135,7 +153,8 @@ def is_lock(file: str) -> bool:
 
 
 def git(*arguments: str, cwd: Path = HERE) -> str:
-    return subprocess.run(["git", *arguments], cwd=cwd, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+    # Decoded as arguments are encoded, so that names of files stay what they are.
+    return os.fsdecode(subprocess.run(["git", *arguments], cwd=cwd, check=True, stdout=subprocess.PIPE).stdout).strip()
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from alembic.script import ScriptDirectory
 from pydantic import SecretStr
 from sqlalchemy.exc import DBAPIError
 
-from app.migrate import migrate
+from app.db.migrate import migrate
 from app.settings import ROOT, Settings
 from tests.conftest import execute
 
@@ -45,15 +45,16 @@ def test_every_migration_can_be_taken_back_and_made_again(config: Config, empty_
     command.upgrade(config, "heads")
     command.downgrade(config, "base")
     with pytest.raises(DBAPIError):
-        execute(empty_database_url, "SELECT * FROM tasks")
+        execute(empty_database_url, "SELECT * FROM api_keys")
     command.upgrade(config, "heads")
     command.check(config)
 
 
+@pytest.mark.slow
 def test_of_processes_that_migrate_at_once_one_does_it_and_all_succeed(config: Config, empty_database_url: str) -> None:
     environment = {**os.environ, "DATABASE_URL": empty_database_url}
     processes = [
-        subprocess.Popen([sys.executable, "-m", "app.migrate"], env=environment, cwd=ROOT, stdout=subprocess.PIPE)
+        subprocess.Popen([sys.executable, "-m", "app.db.migrate"], env=environment, cwd=ROOT, stdout=subprocess.PIPE)
         for _ in range(3)
     ]
     logs = [process.communicate()[0] for process in processes]
@@ -70,7 +71,7 @@ def test_migrations_that_two_branches_added_are_both_run(
     shutil.copytree(ROOT / "migrations", tmp_path / "migrations")
     for table in ("one", "another"):
         (tmp_path / "migrations" / "versions" / f"{table}.py").write_text(ADD_TABLE.format(table=table))
-    monkeypatch.setattr("app.migrate.ROOT", tmp_path)
+    monkeypatch.setattr("app.db.migrate.ROOT", tmp_path)
     migrate(Settings(database_url=SecretStr(empty_database_url)))
     for table in ("one", "another"):
         assert execute(empty_database_url, f"SELECT * FROM {table}") == []

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from app.database import is_sqlite, parse_url
+from app.database_url import is_sqlite, parse_url
 from app.settings import DEFAULT_DATABASE_URL, DEVELOPMENT_SECRET, ROOT, Settings, load_settings
 
 NAMES = {name.upper() for name in Settings.model_fields}
 USES_SQLITE = is_sqlite(DEFAULT_DATABASE_URL)
 SECRET = "a-secret-for-tests-0123456789abcdef"
-DATABASE_URL = "sqlite:////srv/tasks.db" if USES_SQLITE else "postgresql://tasks:hunter2@db.example.com/tasks"
+DATABASE_URL = "sqlite:////srv/service.db" if USES_SQLITE else "postgresql://service:hunter2@db.example.com/service"
 PRODUCTION = {"ENVIRONMENT": "production", "API_KEY_SECRET": SECRET, "DATABASE_URL": DATABASE_URL}
 
 
@@ -66,6 +66,7 @@ def test_production_starts_with_explicit_secrets(monkeypatch: pytest.MonkeyPatch
     assert settings.migrates_on_start == USES_SQLITE
 
 
+@pytest.mark.slow
 def test_gunicorn_names_every_bad_variable_at_once_and_shows_no_secret() -> None:
     bad = {
         "ENVIRONMENT": "production",
@@ -74,7 +75,7 @@ def test_gunicorn_names_every_bad_variable_at_once_and_shows_no_secret() -> None
         "WEB_CONCURRENCY": "0",
         "LOG_LEVEL": "LOUD",
         "REQUEST_TIMEOUT": "-1",
-        "DATABASE_URL": "oracle://scott:hunter2@db/tasks",
+        "DATABASE_URL": "oracle://scott:hunter2@db/service",
         "MIGRATION_DATABASE_URL": "hunter2",
         "MIGRATE_ON_START": "hunter2?",
         "API_KEY_SECRET": "hunter2",
@@ -98,7 +99,7 @@ def test_gunicorn_names_every_bad_variable_at_once_and_shows_no_secret() -> None
         ({"API_KEY_SECRET": ""}, "API_KEY_SECRET: required in production"),
         ({"API_KEY_SECRET": DEVELOPMENT_SECRET}, "API_KEY_SECRET: is the development default"),
         ({"API_KEY_SECRET": SECRET[:31]}, "API_KEY_SECRET: must have at least 32 characters"),
-        ({"DATABASE_URL": "postgresql://postgres:@database/tasks"}, "DATABASE_URL: its password is empty"),
+        ({"DATABASE_URL": "postgresql://postgres:@database/service"}, "DATABASE_URL: its password is empty"),
         ({"ADMIN_API_KEY": SECRET[:31]}, "ADMIN_API_KEY: must have at least 32 characters"),
         ({"ENVIRONMENT": "staging"}, "ENVIRONMENT: Input should be 'development' or 'production'"),
         ({"PORT": "9000", "MCP_PORT": "9000"}, "MCP_PORT: must differ from PORT"),
@@ -173,8 +174,8 @@ def test_production_needs_an_explicit_database_unless_it_is_a_file(monkeypatch: 
         ("postgres://u:p@h:5432/d", "asyncpg"),
         ("postgresql://u:p@h/d?sslmode=require", "asyncpg"),
         ("postgresql+psycopg2://u:p@h/d", "asyncpg"),
-        ("sqlite:///data/tasks.db", "aiosqlite"),
-        ("sqlite+pysqlite:////srv/tasks.db", "aiosqlite"),
+        ("sqlite:///data/service.db", "pysqlite"),
+        ("sqlite+pysqlite:////srv/service.db", "pysqlite"),
     ],
 )
 def test_urls_are_taken_as_people_have_them(url: str, driver: str) -> None:
@@ -204,9 +205,10 @@ def test_a_url_that_cannot_work_is_refused_without_being_shown(
     assert "hunter2" not in message
 
 
+@pytest.mark.skipif(not USES_SQLITE, reason="asyncpg is installed")
 def test_a_database_whose_driver_is_not_installed_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    url, driver = ("postgresql://u:hunter2@h/d", "asyncpg") if USES_SQLITE else ("sqlite:///tasks.db", "aiosqlite")
-    assert f"  DATABASE_URL: needs the package {driver}" in refuse(monkeypatch, {"DATABASE_URL": url})
+    url = "postgresql://u:hunter2@h/d"
+    assert "  DATABASE_URL: needs the package asyncpg" in refuse(monkeypatch, {"DATABASE_URL": url})
 
 
 def test_empty_values_count_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -225,17 +227,31 @@ def test_a_file_is_read_and_the_environment_wins_over_it(monkeypatch: pytest.Mon
     assert (settings.port, settings.mcp_port) == (9001, 9003)
 
 
-def test_migrations_go_past_the_pooler(monkeypatch: pytest.MonkeyPatch) -> None:
-    direct = DATABASE_URL.replace("tasks", "direct")
-    settings = load(monkeypatch, {**PRODUCTION, "MIGRATION_DATABASE_URL": direct})
-    assert settings.migration_url == direct
-    assert settings.uses_pooler
-    assert not load(monkeypatch, {"MIGRATION_DATABASE_URL": ""}).uses_pooler
+def test_migrations_can_go_past_a_pooler(monkeypatch: pytest.MonkeyPatch) -> None:
+    direct = DATABASE_URL.replace("service", "direct")
+    assert load(monkeypatch, PRODUCTION).migration_url == DATABASE_URL
+    assert load(monkeypatch, {"MIGRATION_DATABASE_URL": direct}).migration_url == direct
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, False),
+        ({"DATABASE_POOLER": "none"}, False),
+        ({"DATABASE_POOLER": "transaction"}, True),
+        ({"DATABASE_URL": f"{DATABASE_URL}?pgbouncer=true"}, True),
+        ({"DATABASE_URL": f"{DATABASE_URL}?pgbouncer=false"}, False),
+    ],
+)
+def test_a_pooler_is_named_by_a_setting_or_by_the_url(
+    monkeypatch: pytest.MonkeyPatch, changes: dict[str, str], expected: bool
+) -> None:
+    assert load(monkeypatch, {**PRODUCTION, **changes}).through_pooler is expected
 
 
 def test_where_migrations_go_can_be_shown() -> None:
-    settings = Settings.model_construct(migration_database_url=SecretStr("postgresql://tasks:hunter2@db/tasks"))
-    assert settings.migration_target == "postgresql+asyncpg://tasks:***@db/tasks"
+    settings = Settings.model_construct(migration_database_url=SecretStr("postgresql://service:hunter2@db/service"))
+    assert settings.migration_target == "postgresql+asyncpg://service:***@db/service"
 
 
 def test_a_missing_secret_file_is_made_once(tmp_path: Path) -> None:
@@ -274,6 +290,7 @@ for number in range(20):
 """
 
 
+@pytest.mark.slow
 def test_processes_that_start_at_once_share_one_secret(tmp_path: Path) -> None:
     run = subprocess.run([sys.executable, "-c", RACE, tmp_path], cwd=ROOT, capture_output=True, text=True, check=True)
     lines = run.stdout.splitlines()

@@ -1,0 +1,87 @@
+"""Imports go downwards only, so that a feature can be deleted and the platform be updated."""
+
+import ast
+from collections.abc import Iterator
+
+import pytest
+
+from app.settings import ROOT
+
+LAYERS = {"main": 5, "worker": 5, "features": 4, "web": 2, "db": 1, "settings": 0, "logs": 0, "errors": 0, "database_url": 0}
+FEATURE = 3
+"""The layer of each folder that has none above."""
+MAY_USE = {"duplicates": {"jobs", "tasks"}}
+"""Features that build on others."""
+
+
+def imported_parts(source: str) -> Iterator[str]:
+    """Which of the parts of `app`, such as `web`, the module imports, wherever in it."""
+    for node in ast.walk(ast.parse(source)):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative imports are not used"
+            module = node.module or ""
+            names = [f"app.{alias.name}" for alias in node.names] if module == "app" else [module]
+        for name in names:
+            if name.startswith("app."):
+                yield name.split(".")[1]
+
+
+def find_faults(part: str, source: str) -> list[str]:
+    """The imports that a module of this part of `app` must not have."""
+    return [
+        f"{part} imports {other}"
+        for other in imported_parts(source)
+        if other != part and other not in MAY_USE.get(part, ()) and not is_below(other, part)
+    ]
+
+
+def is_below(other: str, part: str) -> bool:
+    """Features are below one another for nobody; the modules of one of the other layers may use each other."""
+    layer, other_layer = LAYERS.get(part, FEATURE), LAYERS.get(other, FEATURE)
+    return other_layer < layer or (other_layer == layer and layer != FEATURE)
+
+
+def test_every_import_goes_downwards() -> None:
+    app = ROOT / "app"
+    modules = list(app.rglob("*.py"))
+    assert {app / "web" / "mcp.py", app / "db" / "sqlite.py", app / "main.py"} <= set(modules)
+    faults = []
+    for module in modules:
+        part = module.relative_to(app).with_suffix("").parts[0]
+        faults += find_faults(part, module.read_text(encoding="utf-8"))
+    assert faults == []
+
+
+@pytest.mark.parametrize(
+    ("part", "source", "fault"),
+    [
+        ("web", "from app.api_keys.service import ApiKeyVerifier", "web imports api_keys"),
+        ("db", "import app.books.models", "db imports books"),
+        ("db", "from app.web import metrics", "db imports web"),
+        ("db", "def f():\n    from app import features", "db imports features"),
+        ("books", "from app import api_keys", "books imports api_keys"),
+        ("books", "from app.main import create_app", "books imports main"),
+        ("jobs", "from app.duplicates.texts import texts", "jobs imports duplicates"),
+        ("settings", "from app.db import search", "settings imports db"),
+        ("features", "import json, app.main", "features imports main"),
+    ],
+)
+def test_an_import_that_goes_upwards_or_sideways_is_found(part: str, source: str, fault: str) -> None:
+    assert find_faults(part, source) == [fault]
+
+
+@pytest.mark.parametrize(
+    ("part", "source"),
+    [
+        ("main", "from app.features import create_features"),
+        ("main", "from app.worker import worker"),
+        ("books", "from app.books.models import Book\nfrom app.web import schemas\nfrom app.db.columns import Base"),
+        ("duplicates", "import app.tasks.models\nimport app.jobs.service"),
+        ("web", "import apples\nfrom app.errors import NotFound"),
+    ],
+)
+def test_an_import_that_goes_downwards_is_none(part: str, source: str) -> None:
+    assert find_faults(part, source) == []

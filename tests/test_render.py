@@ -26,7 +26,8 @@ app/db/search.py app/db/sqlite.py
 app/tasks/__init__.py app/tasks/feature.py app/tasks/models.py app/tasks/rest.py app/tasks/schemas.py
 app/tasks/service.py app/tasks/tools.py
 app/web/__init__.py app/web/authentication.py app/web/feature.py app/web/healthcheck.py app/web/mcp.py app/web/metrics.py
-app/web/middleware.py app/web/openapi.py app/web/probes.py app/web/problems.py app/web/schemas.py app/web/tools.py
+app/web/middleware.py app/web/oauth.py app/web/openapi.py app/web/probes.py app/web/problems.py app/web/schemas.py
+app/web/tools.py
 migrations/env.py migrations/script.py.mako migrations/versions/0001_api_keys.py migrations/versions/0002_tasks.py
 tests/__init__.py tests/conftest.py tests/load.py tests/server.py
 """

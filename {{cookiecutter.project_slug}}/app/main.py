@@ -26,9 +26,10 @@ from app.web.middleware import (
     TimeoutMiddleware,
     with_middleware,
 )
+from app.web.oauth import TokenVerifier, challenge, metadata_paths
 from app.web.openapi import RestApi
 from app.web.probes import PROBE_PATHS, probes_router
-from app.web.problems import add_problem_handlers
+from app.web.problems import add_problem_handlers, as_json_rpc
 
 DOCS_PATHS = frozenset({"/docs", "/redoc", "/openapi.json"})
 
@@ -44,7 +45,8 @@ def create_app(
         pool_size=settings.database_pool_size,
         through_pooler=settings.through_pooler,
     )
-    verifier = ApiKeyVerifier(database, settings.key_secret())
+    keys = ApiKeyVerifier(database, settings.key_secret())
+    tokens = TokenVerifier(settings.oauth) if settings.oauth else None
     features = create_features(database, settings)
     mcp_server = create_mcp_server(features)
     mcp_app = create_mcp_app(mcp_server, settings)
@@ -60,27 +62,29 @@ def create_app(
         description=DESCRIPTION,
         version=VERSION,
         lifespan=lifespan,
-        middleware=middleware_of("rest", verifier, settings),
+        middleware=middleware_of("rest", keys, tokens, settings),
         generate_unique_id_function=lambda route: route.name,  # `create_task`, as in generated clients
         redirect_slashes=False,  # behind a proxy that ends TLS, the redirect would lead to http://
         swagger_ui_oauth2_redirect_url=None,
     )
     for feature in features:
         rest_app.include_router(feature.router)
-    rest_app.include_router(api_keys_router(database, verifier, settings.key_secret()))
+    rest_app.include_router(api_keys_router(database, keys, settings.key_secret()))
     rest_app.include_router(probes_router(database))
     add_problem_handlers(rest_app)
     return DispatchByPort(
         rest_app,
-        with_middleware(mcp_app, middleware_of("mcp", verifier, settings)),
+        with_middleware(mcp_app, middleware_of("mcp", keys, tokens, settings)),
         mcp_port=settings.mcp_port,
     )
 
 
-def middleware_of(interface: str, verifier: ApiKeyVerifier, settings: Settings) -> list[Middleware]:
+def middleware_of(
+    interface: str, keys: ApiKeyVerifier, tokens: TokenVerifier | None, settings: Settings
+) -> list[Middleware]:
     """What surrounds the app of a port, from the outside in."""
     is_rest = interface == "rest"
-    public_paths = PROBE_PATHS | DOCS_PATHS if is_rest else frozenset({"/health"})
+    public_paths = PROBE_PATHS | DOCS_PATHS if is_rest else frozenset({"/health"}) | metadata_paths(settings.oauth)
     admin_key = settings.admin_api_key.get_secret_value() if settings.admin_api_key else None
     return [
         Middleware(RequestIdMiddleware),
@@ -92,13 +96,15 @@ def middleware_of(interface: str, verifier: ApiKeyVerifier, settings: Settings) 
         ),
         # Around the errors, so that a web page can read them as well.
         *([cors(settings)] if settings.cors_origins else []),
-        Middleware(ErrorMiddleware),
+        Middleware(ErrorMiddleware) if is_rest else Middleware(ErrorMiddleware, form=as_json_rpc),
         Middleware(TimeoutMiddleware, seconds=settings.request_timeout),
         Middleware(
             AuthenticationMiddleware,
-            verifier,
+            keys,
+            tokens,
             public_paths=public_paths,
             checks_methods=is_rest,
+            challenge=challenge(settings.oauth, names_metadata=not is_rest) if settings.oauth else None,
             admin_path="/admin" if is_rest else None,
             admin_key=admin_key,
         ),
@@ -121,5 +127,5 @@ def cors(settings: Settings) -> Middleware:
             "X-API-Key",
             "X-Request-ID",
         ],
-        expose_headers=["Location", "Retry-After", "X-Request-ID"],
+        expose_headers=["Location", "Retry-After", "WWW-Authenticate", "X-Request-ID"],
     )

@@ -1,6 +1,7 @@
 """Lets nobody in without an API key or an access token, on both ports, and nobody write who may only read."""
 
 import hmac
+from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -31,25 +32,36 @@ class InvalidCredential(Exception):
     """Answered with 401; the text is written for the caller."""
 
 
+class InsufficientScope(Exception):
+    """Answered with 403; the text is written for the caller."""
+
+    def __init__(self, text: str, scope: str) -> None:
+        super().__init__(text)
+        self.scope = scope
+
+
 class Verifier(Protocol):
     async def verify(self, credential: str) -> Caller:
         """Whose credential this is.
 
-        Raises: InvalidCredential.
+        Raises: InvalidCredential, InsufficientScope.
         """
 
 
 class AuthenticationMiddleware:
     """401 unless the request carries a service key, or the admin key below `admin_path`; 403 if it may not do this.
 
-    `checks_methods` says that the method tells whether a request writes, as in REST. Over MCP each tool does.
+    With `tokens`, access tokens are accepted as well, and `challenge` tells clients how to get one. `checks_methods`
+    says that the method tells whether a request writes, as in REST. Over MCP each tool does.
     """
 
     def __init__(
         self,
         app: ASGIApp,
         keys: Verifier,
+        tokens: Verifier | None = None,
         *,
+        challenge: Mapping[str, str] | None = None,
         public_paths: frozenset[str],
         checks_methods: bool,
         admin_path: str | None = None,
@@ -57,6 +69,8 @@ class AuthenticationMiddleware:
     ) -> None:
         self._app = app
         self._keys = keys
+        self._tokens = tokens
+        self._challenge = challenge or {}
         self._public_paths = public_paths
         self._checks_methods = checks_methods
         self._admin_path = admin_path
@@ -74,7 +88,8 @@ class AuthenticationMiddleware:
         caller = await self._identify(credential, scope["path"])
         request_notes.get({}).update({"caller": caller.name, "credential": caller.credential})
         if self._checks_methods and scope["method"] not in READING_METHODS and not caller.may_write:
-            raise HTTPException(403, f"This {caller.credential} may only read. Use one that may write.")
+            detail = f"This {caller.credential} may only read. Use one that may write."
+            raise self._refusal(403, detail, error="insufficient_scope")
         token = current_caller.set(caller)
         try:
             await self._app(scope, receive, send)
@@ -86,28 +101,35 @@ class AuthenticationMiddleware:
             if path.startswith("/.well-known/") or path == "/register":
                 # Clients that find a 401 here begin a discovery of OAuth that leads nowhere.
                 raise NotFound(f"There is nothing at {path}.")
-            raise unauthorized("Send an API key as `X-API-Key: KEY` or `Authorization: Bearer KEY`.")
+            raise self._refusal(401, "Send an API key as `X-API-Key: KEY` or `Authorization: Bearer KEY`.")
+        is_token = credential.count(".") == 2  # a JWT has two dots, a key none
+        verifier = self._tokens if self._tokens and is_token else self._keys
         try:
-            return await self._keys.verify(credential)
+            return await verifier.verify(credential)
         except InvalidCredential as error:
-            raise unauthorized(str(error)) from None
+            raise self._refusal(401, str(error), error="invalid_token") from None
+        except InsufficientScope as error:
+            raise self._refusal(403, str(error), error="insufficient_scope", scope=error.scope) from None
 
     async def _check_admin(self, key: str | None) -> None:
         if self._admin_key is None:
             raise HTTPException(403, "Admin endpoints are disabled: ADMIN_API_KEY is not set.")
         if key is None:
-            raise unauthorized("Send the admin key as `X-API-Key: KEY` or `Authorization: Bearer KEY`.")
+            raise self._refusal(401, "Send the admin key as `X-API-Key: KEY` or `Authorization: Bearer KEY`.")
         if not hmac.compare_digest(key.encode(), self._admin_key):
             try:
                 await self._keys.verify(key)
             except InvalidCredential:
-                raise unauthorized("This is not the admin key.") from None
+                raise self._refusal(401, "This is not the admin key.") from None
             raise HTTPException(403, "This needs the admin key, not a service key.")
         request_notes.get({}).update({"credential": "admin key"})
 
-
-def unauthorized(detail: str) -> HTTPException:
-    return HTTPException(401, detail, headers={"WWW-Authenticate": "Bearer"})
+    def _refusal(self, status: int, detail: str, **parameters: str) -> HTTPException:
+        """With the challenge of RFC 6750, which says more where access tokens are accepted."""
+        named = {**parameters, **self._challenge} if self._challenge else {}
+        challenge = "Bearer " + ", ".join(f'{name}="{value}"' for name, value in named.items())
+        headers = {"WWW-Authenticate": challenge.rstrip()} if status == 401 or named else None
+        return HTTPException(status, detail, headers=headers)
 
 
 def credential_of(headers: Headers) -> str | None:

@@ -5,8 +5,15 @@
 ifndef PYTHON
 PYTHON := $(shell for python in python3 python3.11 python3.12 python3.13 python3.14 python \
 	"$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/3.1[1-9].*/bin/python; do \
-	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && command -v "$$python" && break; done)
+	"$$python" -E -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && command -v "$$python" && break; done)
 endif
+
+# pip, whatever its user has set, installs just what it is told to, and Python sees no packages but those.
+export PIP_USER := 0
+export PIP_REQUIRE_VIRTUALENV := 0
+unexport PIP_CONSTRAINT PIP_DRY_RUN PIP_NO_DEPS PIP_PREFIX PIP_PYTHON PIP_ROOT PIP_TARGET
+unexport PYTHONHOME PYTHONPATH PYTHONSAFEPATH
+
 BIN := .venv/bin
 OUTPUT ?= ..
 
@@ -52,7 +59,7 @@ refresh: .venv/requirements-dev ## Take newer dependencies and actions; print wh
 .PHONY: release
 release: ## Prepare VERSION=v1.2.3: the changelog, the version, and the questions that later versions must keep
 	@[ -n '$(PYTHON)' ] || { echo 'make: needs Python 3.11 or newer' >&2; exit 1; }
-	@$(PYTHON) scripts/release.py '$(VERSION)'
+	@'$(PYTHON)' scripts/release.py '$(VERSION)'
 
 .PHONY: notes
 notes: ## Print what CHANGELOG.md says of VERSION=v1.2.3
@@ -72,6 +79,6 @@ PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -
 
 .venv/bin/pip:
 	@[ -n '$(PYTHON)' ] || { echo 'make: needs Python 3.11 or newer' >&2; exit 1; }
-	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "make: $(PYTHON) cannot make virtual environments:" \
+	@'$(PYTHON)' -c 'import ensurepip, venv' 2>/dev/null || { echo "make: $(PYTHON) cannot make virtual environments:" \
 		"install its venv package, such as python3-venv on Debian and Ubuntu" >&2; exit 1; }
-	$(PYTHON) -m venv .venv
+	'$(PYTHON)' -m venv .venv

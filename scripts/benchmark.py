@@ -62,18 +62,20 @@ class Server:
     headers: dict[str, str]
 
     def pids(self) -> list[int]:
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        children = (
+            Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text(encoding="utf-8").split()
+        )
         return [self.process.pid, *map(int, children)]
 
     def cpu_seconds(self) -> float:
         ticks = 0
         for pid in self.pids():
-            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
             ticks += int(fields[11]) + int(fields[12])
         return ticks * CPU_TICK
 
     def memory_mib(self) -> float:
-        rollups = [Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in self.pids()]
+        rollups = [Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="utf-8") for pid in self.pids()]
         return sum(int(re.findall(r"^Pss: +(\d+)", rollup, re.MULTILINE)[0]) for rollup in rollups) / 1024
 
     def measure(self, load: Load, seconds: int) -> Result:
@@ -102,7 +104,14 @@ class Server:
 def run(command: list[str], folder: Path | None = None, environment: dict[str, str] | None = None) -> str:
     """Raises: SystemExit, with all that the command printed, if it fails."""
     done = subprocess.run(
-        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+        command,
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+        encoding="utf-8",
     )
     if done.returncode:
         sys.exit(f"{' '.join(command)} failed:\n{done.stdout}")
@@ -132,7 +141,7 @@ def render(database: str, folder: Path) -> Path:
 @contextmanager
 def database_of(project: Path) -> Iterator[str]:
     """The URL of a migrated database with `ROWS` tasks in it."""
-    if (project / "tests" / "postgres.py").exists():
+    if (project / "dev" / "postgres.py").exists():
         code = "import sys; from pathlib import Path; from dev.postgres import start; "
         code += "print(start(Path('.postgres')).get_uri(), flush=True); sys.stdin.read()"
         server = subprocess.Popen(
@@ -141,6 +150,7 @@ def database_of(project: Path) -> Iterator[str]:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            encoding="utf-8",
         )
         assert server.stdout is not None
         url = server.stdout.readline().strip()
@@ -150,16 +160,13 @@ def database_of(project: Path) -> Iterator[str]:
     environment = {**os.environ, "DATABASE_URL": url}
     run([".venv/bin/python", "-m", "app.db.migrate"], project, environment)
     fill = (
-        "import asyncio\n"
         "from sqlalchemy import insert\n"
-        "from app.database import Database\n"
-        "from app.models import Task\n"
-        "async def fill():\n"
-        f"    database = Database({url!r})\n"
-        "    async with database.write() as session:\n"
-        f"        await session.execute(insert(Task), [dict(title=f'Task {{n}}') for n in range({ROWS})])\n"
-        "    await database.close()\n"
-        "asyncio.run(fill())\n"
+        "from app.db.database import run_on_connection\n"
+        "from app.tasks.models import Task\n"
+        "def fill(connection):\n"
+        f"    connection.execute(insert(Task), [dict(title=f'Task {{n}}') for n in range({ROWS})])\n"
+        "    connection.commit()\n"
+        f"run_on_connection({url!r}, fill)\n"
     )
     run([".venv/bin/python", "-c", fill], project, environment)
     try:

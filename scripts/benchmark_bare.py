@@ -3,10 +3,12 @@
 No routing, no validation, no keys, no logs; the same gunicorn, workers, tables and durability.
 """
 
+import asyncio
 import json
 import os
 import sqlite3
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any
 
@@ -21,32 +23,32 @@ class Sqlite:
     """One connection for reading and one for writing, each in a thread of its own."""
 
     async def open(self) -> None:
-        import aiosqlite
-
         path = URL.removeprefix("sqlite:///")
-        self.reader = await aiosqlite.connect(path, isolation_level=None)
-        self.writer = await aiosqlite.connect(path, isolation_level=None)
+        self.threads = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
+        self.reader, self.writer = (sqlite3.connect(path, isolation_level=None, check_same_thread=False) for _ in "rw")
         for connection in (self.reader, self.writer):
             connection.row_factory = sqlite3.Row
-            await connection.execute("PRAGMA busy_timeout = 15000")
-            await connection.execute("PRAGMA synchronous = FULL")
+            connection.execute("PRAGMA busy_timeout = 15000")
+            connection.execute("PRAGMA synchronous = FULL")
 
     async def one(self, task_id: int) -> Any:
-        async with self.reader.execute(f"SELECT {COLUMNS} FROM tasks WHERE id = ?", (task_id,)) as cursor:
-            return await cursor.fetchone()
+        statement = f"SELECT {COLUMNS} FROM tasks WHERE id = ?"
+        return await self._run(0, lambda: self.reader.execute(statement, (task_id,)).fetchone())
 
     async def page(self) -> list[Any]:
-        async with self.reader.execute(f"SELECT {COLUMNS} FROM tasks ORDER BY id DESC LIMIT 51") as cursor:
-            return list(await cursor.fetchall())
+        statement = f"SELECT {COLUMNS} FROM tasks ORDER BY id DESC LIMIT 51"
+        return list(await self._run(0, lambda: self.reader.execute(statement).fetchall()))
 
     async def add(self, title: str) -> Any:
-        now = datetime.now(UTC)
-        async with self.writer.execute(
+        now = datetime.now(UTC).isoformat()
+        statement = (
             "INSERT INTO tasks (title, status, priority, created_at, updated_at) "
-            f"VALUES (?, 'todo', 'normal', ?, ?) RETURNING {COLUMNS}",
-            (title, now.isoformat(), now.isoformat()),
-        ) as cursor:
-            return await cursor.fetchone()
+            f"VALUES (?, 'todo', 'normal', ?, ?) RETURNING {COLUMNS}"
+        )
+        return await self._run(1, lambda: self.writer.execute(statement, (title, now, now)).fetchone())
+
+    async def _run(self, thread: int, query: Callable[[], Any]) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self.threads[thread], query)
 
 
 class Postgres:

@@ -90,7 +90,7 @@ def build_seconds(folder: Path, *arguments: str) -> tuple[str, float]:
 def requests_per_second(url: str, key: str) -> float:
     task = call(url, key=key, data={"title": "Read it"}).body["id"]
     command = ["wrk", "--threads=1", "--connections=32", "--duration=5s", f"--header=X-API-Key: {key}", f"{url}/{task}"]
-    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    printed = subprocess.run(command, capture_output=True, text=True, check=True, encoding="utf-8").stdout
     if "Non-2xx" in printed:
         sys.exit(f"{url}: {printed}")
     return float(re.findall(r"Requests/sec: +([\d.]+)", printed)[0])
@@ -100,7 +100,7 @@ def measure(name: str, folder: Path, combination: Combination) -> str:
     """A row of the table."""
     image, cold = build_seconds(folder, "--no-cache")
     source = folder / "app" / "health.py"
-    source.write_text(f"{source.read_text()}\n# changed\n")
+    source.write_text(f"{source.read_text(encoding='utf-8')}\n# changed\n", encoding="utf-8")
     image, cached = build_seconds(folder)
     with options(combination, image) as settings:
         starts = [f"{start_seconds(image, settings, cpus):.1f} s" for cpus in ("2", "0.25")]
@@ -130,7 +130,7 @@ def main() -> None:
             print(measure(str(combination), project, combination), flush=True)
             if combination.database not in measured:
                 measured.add(combination.database)
-                (project / "Dockerfile").write_text(PLAIN)
+                (project / "Dockerfile").write_text(PLAIN, encoding="utf-8")
                 (project / ".dockerignore").unlink()
                 print(measure(f"{combination.database}, plain", project, combination), flush=True)
 

@@ -16,7 +16,7 @@ PIN = re.compile(
 def newest(action: str) -> tuple[str, str]:
     """The commit and the tag of the newest release, without looking at drafts such as v2.0.0-rc.1."""
     command = ["git", "ls-remote", "--tags", f"https://github.com/{action}"]
-    listed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    listed = subprocess.run(command, check=True, capture_output=True, text=True, encoding="utf-8").stdout
     # An annotated tag has two lines; the second one, with ^{}, names its commit.
     commits = {
         tag: commit

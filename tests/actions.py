@@ -4,7 +4,7 @@ Sources: docs.github.com, "Evaluate expressions in workflows and actions" and "W
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,6 @@ import yaml
 Context = Mapping[str, Any]
 Workflow = dict[str, Any]
 Job = dict[str, Any]
-
-TOKEN = re.compile(
-    r"\s*(?:(?P<string>'(?:[^']|'')*')|(?P<number>\d+)|(?P<name>[A-Za-z_][\w.-]*)|(?P<sign>==|!=|&&|\|\||[!(),]))"
-)
 
 
 def load(file: Path) -> Workflow:
@@ -44,14 +40,14 @@ def as_regex(pattern: str) -> str:
 
 def evaluate(text: str, context: Context) -> Any:
     """The value of a text: of one expression as such, else the text with its expressions filled in."""
-    if whole := re.fullmatch(r"\$\{\{((?:[^}']|'[^']*')*)\}\}", text.strip()):
-        return Expression(whole[1], context).value()
-    return re.sub(r"\$\{\{(.*?)\}\}", lambda found: as_text(Expression(found[1], context).value()), text)
+    if whole := re.fullmatch(r"\$\{\{([^}]*)\}\}", text.strip()):
+        return value_of(whole[1], context)
+    return re.sub(r"\$\{\{(.*?)\}\}", lambda found: as_text(value_of(found[1], context)), text)
 
 
 def condition(text: str, context: Context) -> bool:
     """The value of an `if`, which needs no `${{ }}`."""
-    return bool(Expression(text, context).value())
+    return bool(value_of(text, context))
 
 
 def scripts(workflow: Workflow, job: str, context: Context) -> Iterator[tuple[str, dict[str, str]]]:
@@ -74,83 +70,28 @@ def as_text(value: Any) -> str:
     return "" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
-class Expression:
-    """Reads an expression from the left: each method takes what it is named after, and gives its value."""
+class Fields(dict[str, Any]):
+    """A part of the context: what it does not hold has no value, and neither has what would be in that."""
 
-    def __init__(self, text: str, context: Context) -> None:
-        self.context = context
-        self.tokens = [*self._tokens(text.strip()), ("end", "")]
-
-    @staticmethod
-    def _tokens(text: str) -> Iterator[tuple[str, str]]:
-        position = 0
-        while position < len(text):
-            found = TOKEN.match(text, position)
-            assert found, f"not known here: {text[position:]}"
-            yield str(found.lastgroup), found[str(found.lastgroup)]
-            position = found.end()
-
-    def value(self) -> Any:
-        value = self._either()
-        assert self.tokens == [("end", "")], f"not known here: {self.tokens}"
-        return value
-
-    def _takes(self, sign: str) -> bool:
-        return self.tokens[0] == ("sign", sign) and bool(self.tokens.pop(0))
-
-    def _either(self) -> Any:
-        value = self._both()
-        while self._takes("||"):
-            other = self._both()
-            value = value or other
-        return value
-
-    def _both(self) -> Any:
-        value = self._comparison()
-        while self._takes("&&"):
-            other = self._comparison()
-            value = value and other
-        return value
-
-    def _comparison(self) -> Any:
-        value = self._operand()
-        for sign, wanted in (("==", True), ("!=", False)):
-            if self._takes(sign):
-                return (as_text(value).lower() == as_text(self._operand()).lower()) is wanted
-        return value
-
-    def _operand(self) -> Any:
-        if self._takes("!"):
-            return not self._operand()
-        if self._takes("("):
-            value = self._either()
-            assert self._takes(")")
-            return value
-        kind, token = self.tokens.pop(0)
-        if kind == "string":
-            return token[1:-1].replace("''", "'")
-        assert kind == "name", f"not known here: {token}"
-        return self._call(token) if self._takes("(") else self._look_up(token)
-
-    def _call(self, function: str) -> Any:
-        arguments = []
-        while not self._takes(")"):
-            arguments.append(as_text(self._either()))
-            self._takes(",")
-        return FUNCTIONS[function](*arguments)
-
-    def _look_up(self, name: str) -> Any:
-        if name in LITERALS:
-            return LITERALS[name]
-        value: Any = self.context
-        for part in name.split("."):
-            value = value.get(part) if isinstance(value, Mapping) else None
-        return value
+    def __getattr__(self, name: str) -> Any:
+        value = self.get(name)
+        return Fields(value or {}) if isinstance(value, Mapping | None) else value
 
 
-LITERALS = {"true": True, "false": False, "null": None}
+# Of these, Python knows the same under other names. It has the same strings, parentheses, `==` and `!=`.
+PYTHON = [(r"&&", " and "), (r"\|\|", " or "), (r"!(?!=)", " not "), (r"\btrue\b", "True"), (r"\bfalse\b", "False")]
 
-FUNCTIONS: dict[str, Callable[..., Any]] = {
-    "startsWith": lambda text, start: text.lower().startswith(start.lower()),
+FUNCTIONS = {
+    "startsWith": lambda text, start: text.startswith(start),
     "hashFiles": lambda *patterns: f"hash of {' '.join(patterns)}",
 }
+
+
+def value_of(expression: str, context: Context) -> Any:
+    """Python's value of an expression; `==` ignores no case here, and nothing is converted."""
+    assert re.fullmatch(r"(?:'[^']*'|[\w.!=&|(), ])*", expression.strip()), f"not known here: {expression}"
+    for pattern, replacement in PYTHON:
+        expression = re.sub(pattern, replacement, expression)
+    names = {name: Fields(context.get(name, {})) for name in ("github", "matrix", "runner", "secrets", "steps", "vars")}
+    value = eval(expression.strip(), {"__builtins__": {}, **FUNCTIONS, **names})
+    return None if value == {} else value

@@ -87,6 +87,19 @@ def baked(bake: Bake, combination: Combination) -> Path:
 
 
 @pytest.fixture(scope="session")
+def python(bake: Bake) -> Path:
+    """A Python that services run on: the one their Makefile finds or, where there is none, one that uv brings."""
+    rule = ("--eval", "print-python: ; @echo $(PYTHON)", "print-python")
+    found = run("make", "--silent", *rule, cwd=bake(), env=environment()).stdout.strip()
+    if not found:
+        run(SCRIPTS / "uv", "python", "install", "3.12", cwd=Path.cwd(), env=environment(), timeout=300)
+        found = run(
+            SCRIPTS / "uv", "python", "find", "--managed-python", "3.12", cwd=Path.cwd(), env=environment()
+        ).stdout.strip()
+    return Path(found)
+
+
+@pytest.fixture(scope="session")
 def template_clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The template as it is now, committed in a repository of its own."""
     folder = tmp_path_factory.mktemp("clone") / TEMPLATE.name

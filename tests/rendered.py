@@ -2,7 +2,7 @@
 
 MIGRATE = ["python", "-m", "app.db.migrate"]
 ISSUE_KEY = ["python", "-m", "app.api_keys", "issue"]
-HEALTHCHECK = ["python", "-m", "app.web.healthcheck"]
+HEALTHCHECK = ["python", "-m", "app.web.healthcheck", "8000", "8051"]
 FIND_DEVICE = ["python", "-m", "app.duplicates.computation"]
 WITH_POSTGRES = ["-m", "dev.postgres"]
 """What Python is told to run a command on a PostgreSQL of the project's own."""

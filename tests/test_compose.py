@@ -1,5 +1,6 @@
 """The Compose stacks of each database: development with reload, and production as its README says, up to its backups."""
 
+import json
 import re
 import threading
 import time
@@ -118,6 +119,7 @@ def wait_for_health(stack: Stack, expected: str) -> None:
 
 def test_development_serves_and_reloads_on_both_ports(bake: Bake, combination: Combination) -> None:
     project = render(bake, combination)
+    run("chmod", "--recursive", "go=", project, cwd=project, env=environment())  # as with a umask of 077
     with stack(project, project / "compose.yaml") as dev:
         dev.compose("up", "--build", "--detach", "--wait")
         wait_for_health(dev, "healthy")
@@ -177,6 +179,18 @@ def test_production_names_what_is_missing(project: Path, image: str, combination
             made.containers("database" if combination.database == "postgres" else "api")[0].inspect()["State"]["Status"]
             == "created"
         )
+
+
+def test_the_database_and_the_service_have_the_same_password_whatever_else_is_set(bake: Bake, tmp_path: Path) -> None:
+    project = bake(database="postgres")
+    fill_in(project)
+    (project / ".env").write_text("POSTGRES_PASSWORD=another\n")
+    command = ["docker", "compose", "--file=compose.prod.yaml", "config", "--format=json"]
+    printed = run(*command, cwd=project, env=environment(POSTGRES_PASSWORD="other")).stdout
+    services = json.loads(printed)["services"]
+    assert services["database"]["environment"]["POSTGRES_PASSWORD"] == SECRET
+    for service in ("api", "check", "migrate"):
+        assert f":{SECRET}@database" in services[service]["environment"]["DATABASE_URL"], service
 
 
 def url(stack: Stack, which: str = "PUBLISH_API") -> str:

@@ -1,10 +1,6 @@
-"""Rendering over what is there, and rendering that is interrupted: nothing that was there before is lost."""
+"""Rendering over what is there: nothing that was there before is lost."""
 
-import os
-import resource
 import shutil
-import signal
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +8,7 @@ import pytest
 
 from tests.combinations import TEMPLATE
 from tests.conftest import Bake
-from tests.sandbox import SCRIPTS, run, wait_until
+from tests.sandbox import SCRIPTS, run
 from tests.updates import commit, tree, user
 
 OVER: list[str | Path] = [
@@ -106,55 +102,3 @@ def test_a_folder_that_holds_no_file_is_taken(holds: list[str], env: dict[str, s
         run(*holds, cwd=tmp_path, env=env)
     run(*OVER, cwd=tmp_path, env=env)
     assert (tmp_path / "task-service" / "tests" / "postgres.py").exists()
-
-
-def killed(project: Path, env: dict[str, str]) -> None:
-    before = (project / "Dockerfile").stat().st_mtime_ns
-    with subprocess.Popen(OVER, cwd=project.parent, env=env) as process:
-        wait_until(
-            lambda: (project / "Dockerfile").stat().st_mtime_ns != before, timeout=20, what=lambda: "it begins to write"
-        )
-        process.send_signal(signal.SIGKILL)
-
-
-def on_a_full_disk(project: Path, env: dict[str, str]) -> None:
-    """No file may get larger than what is left: writing ends as on a disk that is full."""
-    limit = (20_000, 20_000)
-    run_failing(project, env, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit), "File too large")
-
-
-def on_an_unwritable_folder(project: Path, env: dict[str, str]) -> None:
-    for file in (project / "app").iterdir():
-        file.chmod(0o444)
-    run_failing(project, env, None, "Permission denied")
-    for file in (project / "app").iterdir():
-        file.chmod(0o644)
-
-
-def run_failing(project: Path, env: dict[str, str], prepare: Callable[[], None] | None, reason: str) -> None:
-    """Run as a user for whom permissions count: for root they do not."""
-    as_user = ["setpriv", "--bounding-set=-all"] if os.geteuid() == 0 else []
-    result = subprocess.run(
-        [*as_user, *OVER], cwd=project.parent, env=env, preexec_fn=prepare, capture_output=True, text=True, check=False
-    )
-    assert result.returncode
-    assert reason in result.stderr
-
-
-@pytest.mark.parametrize("interrupt", [killed, on_a_full_disk, on_an_unwritable_folder])
-def test_what_an_interrupted_rendering_has_overwritten_git_brings_back(
-    interrupt: Callable[[Path, dict[str, str]], None], project: Path, env: dict[str, str]
-) -> None:
-    before = tree(project)
-    interrupt(project, env)
-    assert tree(project) != before
-    run("git", "restore", ".", cwd=project, env=env)
-    run("git", "clean", "--quiet", "-d", "--force", cwd=project, env=env)
-    assert tree(project) == before
-
-
-@pytest.mark.parametrize("folder", ["/proc", "{tmp_path}/file"])
-def test_where_nothing_can_be_written_nothing_is(folder: str, env: dict[str, str], tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("Ours.\n")
-    run(*OVER, "--output-dir", folder.format(tmp_path=tmp_path), cwd=tmp_path, env=env, status=1)
-    assert (tmp_path / "file").read_text() == "Ours.\n"

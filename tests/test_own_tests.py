@@ -1,4 +1,4 @@
-"""A project's own tests, all of them, inside the stage of its image that is for them.
+"""A project's own tests, inside the stage of its image that is for them.
 
 The packages are the same whichever manager installs them: so few combinations say what all would.
 """
@@ -26,19 +26,21 @@ def run_tests_inside(image: str, *options: str) -> None:
     assert [reason for reason in skipped if "pgbouncer" not in reason] == []  # with which test_run.py runs that test
 
 
+@pytest.mark.alone
 @only(POSTGRES_PIP_GPU)
 def test_they_pass_on_postgresql_with_jobs(bake: Bake, combination: Combination) -> None:
-    run_tests_inside(build(bake(**combination._asdict()), "ci"), "--numprocesses=2")
+    run_tests_inside(build(bake(**combination._asdict()), "ci"))
 
 
+@pytest.mark.alone
 @only(SQLITE_VENV)
 def test_they_pass_on_a_newer_python(bake: Bake, combination: Combination) -> None:
-    run_tests_inside(build(bake(**combination._asdict()), "ci", "--build-arg=PYTHON_VERSION=3.13"), "--numprocesses=0")
+    run_tests_inside(build(bake(**combination._asdict()), "ci", "--build-arg=PYTHON_VERSION=3.13"))
 
 
 @only(SQLITE_UV)
-def test_they_pass_after_changes_and_an_update(updated: Path) -> None:
-    run_tests_inside(build(updated, "ci"), "--numprocesses=0")
+def test_the_quick_ones_pass_after_changes_and_an_update(updated: Path) -> None:
+    run_tests_inside(build(updated, "ci"), "-m", "not slow")
 
 
 @only(SQLITE_UV)

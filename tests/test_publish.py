@@ -45,15 +45,16 @@ def project(bake: Bake, combination: Combination, tmp_path_factory: pytest.TempP
     """A project whose registry is one of the tests' own, and whose Docker has logged in there."""
     folder = tmp_path_factory.mktemp("publish")
     (folder / "htpasswd").write_text(HTPASSWD)
-    (folder / "cosign").write_text(COSIGN)
-    (folder / "cosign").chmod(0o755)
+    (folder / "bin").mkdir()
+    (folder / "bin" / "cosign").write_text(COSIGN)
+    (folder / "bin" / "cosign").chmod(0o755)
     authentication = ["--env=REGISTRY_AUTH=htpasswd", "--env=REGISTRY_AUTH_HTPASSWD_REALM=tests"]
     authentication += ["--env=REGISTRY_AUTH_HTPASSWD_PATH=/htpasswd", f"--volume={folder}/htpasswd:/htpasswd:ro"]
     with container(*authentication, "--publish=127.0.0.1::5000", "registry:2") as registry:
         address = f"localhost:{registry.port(5000)}"
         wait_until(lambda: call(f"http://{address}/v2/").status == 401, timeout=60, what=registry.logs)
         env = environment(DOCKER_CONFIG=str(folder / "docker"), VERSION="v1.2.3", IMAGE=PREFIX)
-        env["PATH"] = f"{folder}:{env['PATH']}"
+        env["PATH"] = f"{folder / 'bin'}:{env['PATH']}"
         login = ["docker", "login", f"--username={USER}", "--password-stdin", address]
         run(*login, cwd=folder, env=env, stdin=PASSWORD)
         yield Project(bake(**combination._asdict(), registry=f"{address}/team"), f"{address}/team", env)

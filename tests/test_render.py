@@ -9,43 +9,71 @@ import pytest
 import tomli
 import yaml
 
-from tests.combinations import TEMPLATE, Combination
+from tests.combinations import COMBINATIONS, TEMPLATE, Combination
+from tests.conftest import Bake
 from tests.sandbox import SCRIPTS, environment, files, run
 
 TREE = """
-.dockerignore .editorconfig .env.example .env.prod.example .gitattributes .github/dependabot.yml .github/workflows/ci.yml
-.github/workflows/template-update.yml .gitignore .pre-commit-config.yaml Dockerfile Makefile README.md alembic.ini
-compose.prod.yaml compose.yaml gunicorn.conf.py pyproject.toml requirements.txt requirements-dev.txt
-docs/clients.md docs/design.md docs/operate.md docs/publish.md docs/update.md
-scripts/smoke.sh scripts/template_update.py
-app/__init__.py app/database_url.py app/errors.py app/features.py app/logs.py app/main.py app/settings.py
-app/api_keys/__init__.py app/api_keys/__main__.py app/api_keys/models.py app/api_keys/rest.py app/api_keys/schemas.py
-app/api_keys/service.py
+.dockerignore .editorconfig .env.example .env.prod.example .gitattributes
+.github/dependabot.yml .github/workflows/ci.yml .github/workflows/template-update.yml
+.gitignore .pre-commit-config.yaml Dockerfile Makefile README.md alembic.ini
+app/__init__.py app/__main__.py app/api_keys/__init__.py app/api_keys/__main__.py app/api_keys/models.py
+app/api_keys/rest.py app/api_keys/schemas.py app/api_keys/service.py app/database_url.py
 app/db/__init__.py app/db/columns.py app/db/database.py app/db/failures.py app/db/migrate.py app/db/postgres.py
-app/db/search.py app/db/sqlite.py
+app/db/search.py app/db/sqlite.py app/errors.py app/features.py app/logs.py app/main.py app/settings.py
 app/tasks/__init__.py app/tasks/feature.py app/tasks/models.py app/tasks/rest.py app/tasks/schemas.py
-app/tasks/service.py app/tasks/tools.py
-app/web/__init__.py app/web/authentication.py app/web/feature.py app/web/healthcheck.py app/web/mcp.py app/web/metrics.py
-app/web/middleware.py app/web/oauth.py app/web/openapi.py app/web/probes.py app/web/problems.py app/web/schemas.py
-app/web/tools.py
+app/tasks/service.py app/tasks/tools.py app/web/__init__.py app/web/authentication.py app/web/connections.py
+app/web/feature.py app/web/healthcheck.py app/web/mcp.py app/web/metrics.py app/web/middleware.py app/web/oauth.py
+app/web/openapi.py app/web/parameters.py app/web/probes.py app/web/problems.py app/web/schemas.py app/web/tools.py
+compose.prod.yaml compose.yaml
+docs/add-a-feature.md docs/assistants.md docs/clients.md docs/design.md docs/operate.md docs/publish.md docs/update.md
+gunicorn.conf.py
 migrations/env.py migrations/script.py.mako migrations/versions/0001_api_keys.py migrations/versions/0002_tasks.py
-tests/__init__.py tests/conftest.py tests/load.py tests/server.py
+pyproject.toml requirements-dev.txt requirements.txt
+scripts/feature.py scripts/git_hook.sh scripts/skeleton/__init__.txt scripts/skeleton/feature.txt
+scripts/skeleton/migration.txt scripts/skeleton/models.txt scripts/skeleton/rest.txt scripts/skeleton/schemas.txt
+scripts/skeleton/service.txt scripts/skeleton/test_rest.txt scripts/skeleton/test_tools.txt scripts/skeleton/tools.txt
+scripts/smoke.sh scripts/template_update.py
+tests/__init__.py tests/conftest.py tests/load.py tests/notes.py tests/server.py
+tests/tasks/__init__.py tests/tasks/test_rest.py tests/tasks/test_tools.py
+tests/test_api_keys.py tests/test_authentication.py tests/test_connections.py tests/test_cors.py tests/test_layers.py
+tests/test_logs.py tests/test_mcp.py tests/test_metrics.py tests/test_migrations.py tests/test_oauth.py tests/test_openapi.py
+tests/test_parameters.py tests/test_probes.py tests/test_problems.py tests/test_reliability.py tests/test_rights.py
+tests/test_settings.py
 """
 TREE_WITH = {
-    "sqlite": "app/db/backup.py tests/test_sqlite.py",
-    "postgres": "dev/__init__.py dev/postgres.py tests/test_postgres.py",
+    "sqlite": """
+app/db/backup.py
+tests/test_sqlite.py
+""",
+    "postgres": """
+dev/__init__.py dev/postgres.py
+tests/test_postgres.py
+""",
 }
 TREE_WITH_GPU = """
-compose.gpu.yaml requirements-gpu.txt dev/__init__.py dev/valkey.py docs/jobs.md scripts/cuda.py
-app/worker.py
 app/duplicates/__init__.py app/duplicates/computation.py app/duplicates/feature.py app/duplicates/rest.py
 app/duplicates/schemas.py app/duplicates/texts.py app/duplicates/tools.py
-app/jobs/__init__.py app/jobs/computation.py app/jobs/feature.py app/jobs/leases.py app/jobs/models.py app/jobs/queue.py
-app/jobs/rest.py app/jobs/schemas.py app/jobs/service.py app/jobs/tools.py app/jobs/worker.py
+app/jobs/__init__.py app/jobs/computation.py app/jobs/feature.py app/jobs/healthcheck.py app/jobs/leases.py
+app/jobs/models.py app/jobs/queue.py app/jobs/rest.py app/jobs/runner.py app/jobs/schemas.py app/jobs/service.py
+app/jobs/tools.py app/jobs/worker.py app/worker.py
+compose.gpu.yaml
+dev/__init__.py dev/valkey.py
+docs/jobs.md
 migrations/versions/0003_jobs.py
+requirements-gpu.txt
+scripts/cuda.py
+tests/duplicates/__init__.py tests/duplicates/conftest.py tests/duplicates/fake_cupy.py
+tests/duplicates/test_duplicates.py tests/duplicates/test_gpu.py tests/duplicates/test_interfaces.py
+tests/duplicates/test_texts.py tests/duplicates/test_worker.py tests/jobs/__init__.py tests/jobs/conftest.py
+tests/jobs/crashing_app.py tests/jobs/proxy.py tests/jobs/slow_worker.py tests/jobs/test_healthcheck.py
+tests/jobs/test_jobs.py tests/jobs/test_leases.py tests/jobs/test_queue.py tests/jobs/test_runner.py
+tests/jobs/test_worker.py tests/jobs/workers.py
 """
 
 WINDOWS_REFUSES = re.compile(r'[<>:"|?*\\\x00-\x1f]|[ .]$|^(con|prn|aux|nul|com\d|lpt\d)(\.|$)', re.IGNORECASE)
+
+REGISTRIES = ["docker.io/a", "quay.io/a", "123456789012.dkr.ecr.eu-central-1.amazonaws.com/a"]
 
 # Imported by Python before anything else: ends every attempt to reach a network, and moves the clock.
 GUARD = """
@@ -139,6 +167,63 @@ def test_cuda_is_in_a_lock_of_its_own(baked: Path, combination: Combination) -> 
     locks = {lock.name: "nvidia-cublas==" in lock.read_text() for lock in baked.glob("requirements*.txt")}
     expected = {"requirements.txt": False, "requirements-dev.txt": False}
     assert locks == (expected | {"requirements-gpu.txt": True} if combination.gpu else expected)
+
+
+# To which people append: a line that an answer decides, just above theirs, would conflict when it is switched.
+APPENDED_TO = [
+    *("README.md", "Makefile", "pyproject.toml", ".env.example", ".env.prod.example"),
+    *(".gitignore", ".dockerignore", ".gitattributes", ".editorconfig", ".pre-commit-config.yaml"),
+]
+
+
+def test_the_last_lines_of_what_people_append_to_depend_on_no_answer(bake: Bake) -> None:
+    answers = [
+        *(each._asdict() for each in COMBINATIONS),
+        *({"registry": registry, "gpu": True} for registry in REGISTRIES),
+        {"project_name": "Other", "description": "Other.", "api_port": "9000", "mcp_port": "9001"},
+    ]
+    projects = [bake(**each) for each in answers]
+    for name in APPENDED_TO:
+        ends = {tuple((project / name).read_text(encoding="utf-8").splitlines()[-3:]) for project in projects}
+        assert len(ends) == 1, name
+
+
+def test_keys_in_the_files_of_ai_assistants_and_in_env_files_are_ignored_by_git(baked: Path, tmp_path: Path) -> None:
+    env = environment(GIT_DIR=str(tmp_path), GIT_WORK_TREE=str(baked), GIT_CONFIG_GLOBAL="/dev/null")
+    run("git", "init", "--quiet", cwd=baked, env=env)
+    secret = [
+        ".env",
+        ".env.prod",
+        ".env.local",
+        ".mcp.json",
+        ".cursor/mcp.json",
+        ".vscode/mcp.json",
+        ".kiro/settings/mcp.json",
+    ]
+    ignored = run("git", "check-ignore", "--no-index", *secret, cwd=baked, env=env).stdout.splitlines()
+    assert ignored == secret
+
+
+def test_production_asks_for_no_more_than_a_host_of_one_cpu_has(baked: Path) -> None:
+    for file in baked.glob("compose.*.yaml"):
+        text = file.read_text(encoding="utf-8").replace("${CPUS:-1}", "1")
+        for name, service in yaml.safe_load(text)["services"].items():
+            limits = service.get("deploy", {}).get("resources", {}).get("limits", {})
+            assert float(limits.get("cpus", 1)) <= 1, f"{name} in {file.name}"
+
+
+def test_development_takes_no_port_of_the_host_but_its_own(baked: Path) -> None:
+    services = yaml.safe_load((baked / "compose.yaml").read_text(encoding="utf-8"))["services"]
+    published = [port.split(":")[1] for service in services.values() for port in service.get("ports", []) if port]
+    assert sorted(filter(None, published)) == ["8000", "8051"]
+
+
+def test_the_dockerfile_asks_for_nothing_that_buildah_does_not_know(baked: Path) -> None:
+    dockerfile = (baked / "Dockerfile").read_text(encoding="utf-8")
+    assert "--start-interval" not in dockerfile
+    targets = re.findall(r"target=([^ ,]+)", dockerfile)
+    assert targets
+    assert all(target.startswith("/") for target in targets)
 
 
 def test_git_takes_every_rendered_file(baked: Path, tmp_path: Path) -> None:

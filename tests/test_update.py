@@ -264,7 +264,12 @@ def test_lines_that_changed_on_both_sides_conflict_and_no_others(
         assert conflicts(project, env) == ["app/web/probes.py"]
         merged = tree(project)
         both = merged.pop("app/web/probes.py").decode()
-        assert re.search(r'\AASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+        assert re.search(r'\A<<<<<<< .*\n"""Ours\."""\n=======\n"""Probes.*\n>>>>>>> .*\n\nimport', both)
+        assert merged == {n: content for n, content in as_updated(newest, project).items() if n != "app/web/probes.py"}
+        git(project, env, "reset", "--quiet", "--hard")
+
+
+ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 
 
 def test_any_name_is_rendered_and_updated_whatever_the_system_s_encoding(
@@ -466,12 +471,12 @@ def test_every_answer_is_switched() -> None:
 
 @pytest.mark.parametrize("cycle", SWITCHED)
 def test_answers_that_are_switched_are_as_if_they_had_been_given_first(
-    cycle: list[dict[str, object]], env: dict[str, str], tmp_path: Path
+    cycle: list[dict[str, object]], env: dict[str, str], no_resolver: Path, tmp_path: Path
 ) -> None:
     fresh = [tree(render(tmp_path / str(number), env, **answers)) for number, answers in enumerate(cycle)]
     [project] = (tmp_path / "0").iterdir()
     for number in [*range(1, len(cycle)), 0]:
-        cruft(project, env, "update", "--skip-apply-ask", "--variables-to-update", json.dumps(cycle[number]))
+        template_update(project, env, switch(**cycle[number]), tools=no_resolver)
         assert tree(project) == fresh[number]
         commit(project, env)
 

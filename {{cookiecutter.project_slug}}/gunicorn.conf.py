@@ -1,4 +1,4 @@
-"""How gunicorn serves `app.main:create_app()`: both ports, the settings of `app.settings`, JSON logs."""
+"""How `python -m app` serves `app.main:create_app()`: both ports, the settings of `app.settings`, JSON logs."""
 
 import gc
 import os
@@ -22,6 +22,7 @@ from uvicorn_worker import UvicornWorker  # noqa: E402
 from app.db.migrate import migrate  # noqa: E402
 from app.logs import log_config  # noqa: E402
 from app.settings import load_settings  # noqa: E402
+from app.web.connections import LimitedHttpProtocol  # noqa: E402
 
 settings = load_settings()
 
@@ -30,6 +31,8 @@ class Worker(UvicornWorker):  # type: ignore[misc]
     CONFIG_KWARGS: ClassVar = {
         **UvicornWorker.CONFIG_KWARGS,
         "access_log": False,
+        "http": LimitedHttpProtocol,
+        "proxy_headers": False,  # nothing here depends on who a proxy says that it stands for
         "lifespan": "on",
         "server_header": False,
         "timeout_graceful_shutdown": 8,  # seconds; then a request gets 503, before gunicorn's 10 cut it off
@@ -47,7 +50,7 @@ class Worker(UvicornWorker):  # type: ignore[misc]
 
 
 wsgi_app = "app.main:create_app()"
-bind = [f"{settings.host}:{settings.port}", f"{settings.host}:{settings.mcp_port}"]
+bind = settings.bind
 worker_class = Worker
 workers = settings.web_concurrency
 timeout = 30
@@ -70,6 +73,8 @@ def on_starting(server: Arbiter) -> None:
 def when_ready(server: Arbiter) -> None:
     gc.freeze()  # what is loaded by now stays: no worker need look at it, which would also copy the memory they share
     gc.enable()
+    if settings.environment == "development":
+        server.handle_hup = server.handle_term  # the terminal was closed; in production SIGHUP reloads
 
 
 def child_exit(server: Arbiter, worker: Worker) -> None:

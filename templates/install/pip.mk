@@ -9,12 +9,12 @@ INSTALL_MORE = $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 .PHONY: install
 install: .local/installed ## Install what requirements-dev.txt names into .local
 # In a virtual environment there is no user site: this is the Python that the environment was made from.
-.local/installed: BASE = $(shell '$(PYTHON)' -c 'import sys; print(sys._base_executable)')
+.local/installed: BASE = $(shell '$(PYTHON)' -E -c 'import sys; print(sys._base_executable)')
 .local/installed: requirements-dev.txt
 	@[ -n '$(PYTHON)' ] || { echo 'make: needs Python 3.12 or newer' >&2; exit 1; }
 	rm -rf .local
 	'$(BASE)' -m pip install --quiet --disable-pip-version-check --no-compile --no-warn-script-location \
 		--user --break-system-packages --require-hashes --requirement $<
-	printf '#!/bin/sh\nPYTHONUSERBASE="%s" exec "%s" "$$@"\n' "$$PYTHONUSERBASE" '$(BASE)' > $(BIN)/python
+	printf '#!/bin/sh\nPYTHONUSERBASE=$$(cd "$${0%%/*}/.." && pwd) exec "%s" "$$@"\n' '$(BASE)' > $(BIN)/python
 	chmod +x $(BIN)/python
 	@touch $@

@@ -1,8 +1,9 @@
 # uv, into .venv. Where the machine has none, pip first installs the one that requirements-dev.txt names.
 BIN := .venv/bin
-UV := $(or $(shell command -v uv),$(BIN)/uv)
+# That of PATH, if it runs: a shim of pyenv or asdf may lead nowhere.
+UV := $(or $(shell uv --version > /dev/null 2>&1 && command -v uv),$(BIN)/uv)
 {% if cookiecutter.gpu %}
-INSTALL_MORE = $(UV) pip install --quiet --python $(BIN)/python
+INSTALL_MORE = '$(UV)' pip install --quiet --python $(BIN)/python
 {% endif %}
 
 .PHONY: install
@@ -10,10 +11,10 @@ install: .venv/installed ## Install what requirements-dev.txt names into .venv
 .venv/installed: requirements-dev.txt
 ifeq ($(UV),$(BIN)/uv)
 	@[ -n '$(PYTHON)' ] || { echo 'make: needs uv, or Python 3.12 or newer' >&2; exit 1; }
-	[ -x $(BIN)/python ] || $(PYTHON) -m venv .venv
+	[ -x $(BIN)/python ] || '$(PYTHON)' -m venv .venv
 	sed -n '/^uv==/,/# via/p' $< | $(BIN)/python -m pip install --quiet --require-hashes --requirement /dev/stdin
 else
-	[ -x $(BIN)/python ] || $(UV) venv --quiet --python '$(or $(PYTHON),3.12)' .venv
+	[ -x $(BIN)/python ] || '$(UV)' venv --quiet --python '$(or $(PYTHON),3.12)' .venv
 endif
-	$(UV) pip sync --quiet --require-hashes --python $(BIN)/python $<
+	'$(UV)' pip sync --quiet --require-hashes --python $(BIN)/python $<
 	@touch $@

@@ -8,6 +8,6 @@ INSTALL_MORE = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 install: .venv/installed ## Install what requirements-dev.txt names into .venv
 .venv/installed: requirements-dev.txt
 	@[ -n '$(PYTHON)' ] || { echo 'make: needs Python 3.12 or newer' >&2; exit 1; }
-	$(PYTHON) -m venv --clear .venv
+	'$(PYTHON)' -m venv --clear .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --require-hashes --requirement $<
 	@touch $@

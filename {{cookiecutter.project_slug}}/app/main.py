@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
@@ -20,6 +20,7 @@ from app.web.mcp import create_mcp_app, create_mcp_server
 from app.web.middleware import (
     AccessLogMiddleware,
     BodySizeLimitMiddleware,
+    DispatchByPath,
     DispatchByPort,
     ErrorMiddleware,
     RequestIdMiddleware,
@@ -28,6 +29,7 @@ from app.web.middleware import (
 )
 from app.web.oauth import TokenVerifier, challenge, metadata_paths
 from app.web.openapi import RestApi
+from app.web.parameters import refuse_unknown_parameters
 from app.web.probes import PROBE_PATHS, probes_router
 from app.web.problems import add_problem_handlers, as_json_rpc
 
@@ -67,16 +69,17 @@ def create_app(
         redirect_slashes=False,  # behind a proxy that ends TLS, the redirect would lead to http://
         swagger_ui_oauth2_redirect_url=None,
     )
-    for feature in features:
-        rest_app.include_router(feature.router)
-    rest_app.include_router(api_keys_router(database, keys, settings.key_secret()))
+    for router in (
+        *(feature.router for feature in features),
+        api_keys_router(database, keys, settings.key_secret()),
+    ):
+        rest_app.include_router(router, dependencies=[Depends(refuse_unknown_parameters)])
     rest_app.include_router(probes_router(database))
     add_problem_handlers(rest_app)
-    return DispatchByPort(
-        rest_app,
-        with_middleware(mcp_app, middleware_of("mcp", keys, tokens, settings)),
-        mcp_port=settings.mcp_port,
-    )
+    mcp_app = with_middleware(mcp_app, middleware_of("mcp", keys, tokens, settings))
+    if settings.one_port:
+        return DispatchByPath(rest_app, mcp_app, mcp_paths={MCP_PATH} | metadata_paths(settings.oauth))
+    return DispatchByPort(rest_app, mcp_app, mcp_port=settings.mcp_port)
 
 
 def middleware_of(

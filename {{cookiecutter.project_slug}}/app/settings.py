@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
+from socket import AF_INET, AF_INET6
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, ValidatorFunctionWrapHandler, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from app.database_url import is_sqlite, parse_url
@@ -66,6 +67,7 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: Port = {{ cookiecutter.api_port }}
     mcp_port: Port = {{ cookiecutter.mcp_port }}
+    one_port: bool = False
     web_concurrency: Annotated[int, Field(ge=1, le=64)] = 2
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     request_timeout: Annotated[float, Field(gt=0, le=25)] = 25
@@ -93,7 +95,6 @@ class Settings(BaseSettings):
     valkey_url: SecretStr = SecretStr("redis://localhost:6379/0")
     device: Device = "auto"
     job_time_limit: Annotated[float, Field(ge=1, le=3000)] = 600
-    worker_health_file: Path = Path("/tmp/worker-healthy")
 
 {% endif %}
     # A validator sees the fields above its own. Rules that span several belong to the last one: so each is checked even
@@ -109,11 +110,30 @@ class Settings(BaseSettings):
     def _upper(cls, value: object) -> object:
         return value.upper() if isinstance(value, str) else value
 
-    @field_validator("mcp_port")
+    @field_validator("port", "mcp_port", mode="wrap")
     @classmethod
-    def _check_port(cls, value: int, info: ValidationInfo) -> int:
-        if value == info.data.get("port"):
-            raise ValueError("must differ from PORT")
+    def _ignore_links(cls, value: object, check: ValidatorFunctionWrapHandler, info: ValidationInfo) -> object:
+        """Kubernetes sets `MCP_PORT=tcp://10.43.0.1:8051` beside a Service named mcp."""
+        if isinstance(value, str) and value.startswith("tcp://") and info.field_name:
+            return cls.model_fields[info.field_name].default
+        return check(value)
+
+    @field_validator("host")
+    @classmethod
+    def _check_host(cls, value: str) -> str:
+        try:
+            family = AF_INET6 if ":" in value else AF_INET
+            socket.create_server((value, 0), family=family).close()
+        except OSError as error:
+            reason = str(error.strerror).partition(" (while")[0]
+            raise ValueError(f"{value!r} is no address of this machine to listen on: {reason}") from None
+        return value
+
+    @field_validator("one_port")
+    @classmethod
+    def _check_ports(cls, value: bool, info: ValidationInfo) -> bool:
+        if not value and "mcp_port" in info.data and info.data["mcp_port"] == info.data.get("port"):
+            raise ValueError("PORT and MCP_PORT must differ; true serves both on PORT")
         return value
 
     @field_validator("database_url", "migration_database_url")
@@ -202,6 +222,12 @@ class Settings(BaseSettings):
             read_scope=self.oauth_read_scope,
             write_scope=self.oauth_write_scope,
         )
+
+    @property
+    def bind(self) -> list[str]:
+        """The addresses to listen on, as gunicorn takes them."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return [f"{host}:{port}" for port in ([self.port] if self.one_port else [self.port, self.mcp_port])]
 
     @property
     def uses_sqlite(self) -> bool:

@@ -76,18 +76,41 @@ def find_obstacle() -> str | None:
 
 def render_twice(folder: Path, arguments: list[str]) -> Path:
     """A repository that holds this project as the template made it, and in a second commit as it makes it now."""
-    origin = read_origin()
-    version = ["--checkout", origin["commit"], "--extra-context", json.dumps(answers_in(ORIGIN))]
-    cruft("create", origin["template"], "--no-input", "--output-dir", str(folder), *version)
-    [render] = folder.iterdir()
-    shutil.copy(ORIGIN, render)
-    git("init", "--quiet", "--template=", cwd=render)
-    commit(render)
-    cruft("update", "--skip-apply-ask", "--project-dir", str(render), *arguments)
-    if unknown := changed_answers(arguments) - answers_in(render / ORIGIN.name).keys():
+    before = render(ORIGIN, folder / "before")
+    record = before / ORIGIN.name
+    cruft("update", "--skip-update", "--skip-apply-ask", "--project-dir", str(before), *arguments)  # the record alone
+    switched = changed_answers(arguments)
+    if unknown := switched - answers_in(record).keys():
         sys.exit(f"template-update: nothing was changed. The template does not ask for {', '.join(sorted(unknown))}.")
-    commit(render)
-    return render
+    after = render(record, folder / "after")
+    shutil.copy(ORIGIN, record)
+    remove_own(before, after, switched)
+    git("init", "--quiet", "--template=", cwd=before)
+    commit(before)
+    (before / ".git").rename(after / ".git")
+    commit(after)
+    return after
+
+
+def render(record: Path, folder: Path) -> Path:
+    """The project that a .cruft.json describes."""
+    origin = read_origin(record)
+    version = ["--checkout", origin["commit"], "--extra-context", json.dumps(answers_in(record))]
+    cruft("create", origin["template"], "--no-input", "--output-dir", str(folder), *version)
+    [project] = folder.iterdir()
+    shutil.copy(record, project)
+    return project
+
+
+def remove_own(before: Path, after: Path, switched: set[str]) -> None:
+    """Leave out what is not the template's, so that no update touches it. What comes or goes with another answer does so."""
+    settings = tomllib.loads((HERE / "pyproject.toml").read_text(encoding="utf-8"))
+    for pattern in settings.get("tool", {}).get("cruft", {}).get("skip", []):
+        found = [list(folder.glob(pattern)) for folder in (before, after)]
+        if switched and not all(found):
+            continue
+        for path in [*found[0], *found[1]]:
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def read_origin(file: Path = ORIGIN) -> dict[str, Any]:
@@ -115,12 +138,6 @@ def cruft(*arguments: str) -> None:
 
 
 def commit(render: Path) -> None:
-    """Commit all but what is not the template's."""
-    settings = tomllib.loads((HERE / "pyproject.toml").read_text(encoding="utf-8"))
-    for pattern in settings.get("tool", {}).get("cruft", {}).get("skip", []):
-        for path in list(render.glob(pattern)):
-            if ".git" not in path.relative_to(render).parts:
-                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     git("add", "--all", "--force", cwd=render)
     git(*AS_TEMPLATE, "commit", "--quiet", "--no-gpg-sign", "--allow-empty", "--message=template", cwd=render)
 

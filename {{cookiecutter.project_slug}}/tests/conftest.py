@@ -128,13 +128,13 @@ def client_with(admin: TestClient, headers: dict[str, str] | None = None, url: s
 @pytest.fixture
 def call_tool(mcp_client: TestClient) -> CallTool:
     """Calls `call_tool(name, **arguments)`, which return the text of the answer."""
-    return lambda name, **arguments: _call(mcp_client, name, arguments, is_error=False)
+    return lambda name, /, **arguments: _call(mcp_client, name, arguments, is_error=False)
 
 
 @pytest.fixture
 def fail_tool(mcp_client: TestClient) -> CallTool:
     """Calls that must fail: `fail_tool(name, **arguments)` returns what the assistant is told."""
-    return lambda name, **arguments: _call(mcp_client, name, arguments, is_error=True)
+    return lambda name, /, **arguments: _call(mcp_client, name, arguments, is_error=True)
 
 
 def _call(client: TestClient, name: str, arguments: dict[str, Any], *, is_error: bool) -> str:

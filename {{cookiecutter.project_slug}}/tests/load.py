@@ -1,9 +1,7 @@
 """Many clients that write at once, and what they were told: the measure of what must be stored afterwards."""
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable
-from datetime import date, timedelta
 from itertools import count
 from typing import Any
 
@@ -12,15 +10,10 @@ import httpx2
 from tests.server import Server
 
 CREATORS = 30
-SHARED_TASKS = 4
-FIELDS: dict[str, Callable[[int], str]] = {
-    "title": "Title {}".format,
-    "description": "Description {}".format,
-    "due_date": lambda number: str(date(2030, 1, 1) + timedelta(days=number)),
-    "priority": lambda number: ("low", "normal", "high", "urgent")[number % 4],
-    "status": lambda number: ("todo", "in_progress", "done")[number % 3],
-}
-"""Each field of each shared task has one client, which alone writes it: fifty clients with the creators."""
+SHARED_NOTES = 4
+FIELDS = ("title", "content", "author", "language", "source")
+"""Each field of each shared note has one client, which alone writes it: fifty clients with the creators."""
+PROGRESS_TIMEOUT = 60.0
 
 
 class Load:
@@ -37,68 +30,78 @@ class Load:
         self._url = server.url
         self._headers = {"X-API-Key": key}
         self._outage_expected = outage_expected
+        self._is_over = False
 
-    async def run(self, seconds: float, meanwhile: Callable[[httpx2.AsyncClient], Awaitable[None]]) -> None:
-        """Write for at least `seconds`, and until `meanwhile` is over."""
+    async def run(self, meanwhile: Callable[[httpx2.AsyncClient], Awaitable[None]]) -> None:
+        """Write until `meanwhile` is over, which can wait for `progress`."""
         limits = httpx2.Limits(max_connections=None)
         async with httpx2.AsyncClient(
             base_url=self._url, headers=self._headers, limits=limits, timeout=30
         ) as self._client:
-            for _ in range(SHARED_TASKS):
-                task = await self._send("POST", "/tasks", {"title": "Shared"})
-                assert task is not None
-                self._shared[task["id"]] = {}
-            self._deadline = time.monotonic() + seconds
+            for _ in range(SHARED_NOTES):
+                note = await self._send("POST", "/notes", {"title": "Shared"})
+                assert note is not None
+                self._shared[note["id"]] = {}
             async with asyncio.TaskGroup() as clients:
                 for creator in range(CREATORS):
                     clients.create_task(self._create(creator))
-                for task_id in self._shared:
+                for note_id in self._shared:
                     for field in FIELDS:
-                        clients.create_task(self._own(task_id, field))
-                await meanwhile(self._client)
+                        clients.create_task(self._own(note_id, field))
+                try:
+                    await meanwhile(self._client)
+                finally:
+                    self._is_over = True
+
+    async def progress(self, notes: int = 100) -> None:
+        """Wait until so many more notes are created."""
+        goal = len(self.created) + notes
+        async with asyncio.timeout(PROGRESS_TIMEOUT):
+            while len(self.created) < goal:
+                await asyncio.sleep(0.01)
 
     def check(self) -> None:
         """Everything acknowledged is stored, once and unchanged, and nothing that nobody sent."""
         stored = self._read_all()
-        for task_id, fields in self._shared.items():
-            task = stored.pop(task_id)
-            assert {name: task[name] for name in FIELDS} == fields
-        titles = {task_id: task["title"] for task_id, task in stored.items()}
+        for note_id, fields in self._shared.items():
+            note = stored.pop(note_id)
+            assert {name: note[name] for name in FIELDS} == fields
+        titles = {note_id: note["title"] for note_id, note in stored.items()}
         assert self.created.items() <= titles.items()
         assert set(titles.values()) <= self._attempted
         assert len(set(titles.values())) == len(titles)
 
     def _read_all(self) -> dict[int, dict[str, Any]]:
-        tasks = {}
+        notes = {}
         query = {"limit": 200}
-        with httpx2.Client(base_url=self._url, headers=self._headers) as client:
+        with httpx2.Client(base_url=self._url, headers=self._headers, timeout=30) as client:
             while True:
-                page = client.get("/tasks", params=query).json()
-                tasks.update({task["id"]: task for task in page["items"]})
+                page = client.get("/notes", params=query).json()
+                notes.update({note["id"]: note for note in page["items"]})
                 if page["next_cursor"] is None:
-                    return tasks
+                    return notes
                 query["cursor"] = page["next_cursor"]
 
     async def _create(self, creator: int) -> None:
         for number in count():
             title = f"{creator}/{number}"
             self._attempted.add(title)
-            task = await self._send("POST", "/tasks", {"title": title})
-            if task is not None:
-                self.created[task["id"]] = title
-            if time.monotonic() > self._deadline:
+            note = await self._send("POST", "/notes", {"title": title})
+            if note is not None:
+                self.created[note["id"]] = title
+            if self._is_over:
                 return
 
-    async def _own(self, task_id: int, field: str) -> None:
-        path = f"/tasks/{task_id}"
+    async def _own(self, note_id: int, field: str) -> None:
+        path = f"/notes/{note_id}"
         for number in count():
-            value = FIELDS[field](number)
+            value = f"{field} {number}"
             while await self._send("PATCH", path, {field: value}) is None:
                 pass
-            task = await self._send("GET", path)
-            assert task is None or task[field] == value, "another client's update took this one back"
-            if time.monotonic() > self._deadline:
-                self._shared[task_id][field] = value
+            note = await self._send("GET", path)
+            assert note is None or note[field] == value, "another client's update took this one back"
+            if self._is_over:
+                self._shared[note_id][field] = value
                 return
 
     async def _send(self, method: str, path: str, body: dict[str, str] | None = None) -> dict[str, Any] | None:
@@ -109,7 +112,7 @@ class Load:
             self.cut += 1
             return None
         if response.status_code == 503 and self._outage_expected:
-            assert response.json()["detail"]
+            assert response.json()["detail"] == "The database is unavailable; try again in a few seconds."
             self.refused += 1
             await asyncio.sleep(0.1)
             return None

@@ -44,7 +44,7 @@ def tasks_router(database: Database) -> APIRouter:
         """Mark a task as done; one that is done already stays so."""
         return await database.write(service.complete_task, task_id)
 
-    @router.delete("/{task_id}", status_code=204, responses=NOT_FOUND)
+    @router.delete("/{task_id}", status_code=204, response_class=Response, responses=NOT_FOUND)
     async def delete_task(task_id: TaskId) -> None:
         """Delete a task for good."""
         await database.write(service.delete_task, task_id)

@@ -1,4 +1,7 @@
-"""What the container's health check runs: `python -m app.web.healthcheck` fails unless both ports answer 200."""
+"""What the container's health check runs: `python -m app.web.healthcheck PORT MCP_PORT` fails unless both answer 200.
+
+The arguments are the default ports. It reads the environment by itself, as to import the settings would take a second.
+"""
 
 import os
 import sys
@@ -7,9 +10,11 @@ from http.client import HTTPConnection, HTTPException
 TIMEOUT = 4.0
 """Seconds that a port may take; for both it must stay below the time that the Dockerfile allows."""
 
+TRUE = ("1", "true", "t", "yes", "y", "on")
 
-def find_fault(port: int) -> str | None:
-    connection = HTTPConnection("127.0.0.1", port, timeout=TIMEOUT)
+
+def find_fault(host: str, port: int) -> str | None:
+    connection = HTTPConnection(host, port, timeout=TIMEOUT)
     try:
         connection.request("GET", "/health")
         status = connection.getresponse().status
@@ -19,7 +24,13 @@ def find_fault(port: int) -> str | None:
 
 
 def main() -> None:
-    faults = [find_fault(int(os.environ[name])) for name in ("PORT", "MCP_PORT")]
+    host = os.environ.get("HOST", "")
+    host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    names = ["PORT"] if os.environ.get("ONE_PORT", "").lower() in TRUE else ["PORT", "MCP_PORT"]
+    faults = []
+    for name, default in zip(names, sys.argv[1:], strict=False):
+        value = os.environ.get(name, "")
+        faults.append(find_fault(host, int(value if value.isdecimal() else default)))
     sys.exit("\n".join(fault for fault in faults if fault) or None)
 
 

@@ -2,9 +2,13 @@
 
 import re
 from collections.abc import Sequence
+from typing import Any
 from urllib.parse import urlsplit
 
+from mcp import MCPError
+from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.server.transport_security import TransportSecuritySettings
+from mcp_types import METHOD_NOT_FOUND
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
@@ -29,10 +33,24 @@ def create_mcp_server(features: Sequence[Feature]) -> ToolServer:
         version=VERSION,
         instructions="\n".join(feature.instructions for feature in features),
         subscriptions=False,
+        middleware=[hide_what_there_is_not],
     )
     for feature in features:
         feature.add_tools(server)
     return server
+
+
+async def hide_what_there_is_not(context: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
+    """The library advertises prompts and resources although there are none, and answers with a traceback in the log."""
+    if context.method.startswith(("prompts/", "resources/")):
+        raise MCPError(METHOD_NOT_FOUND, f"This server has tools only: there is no {context.method}.")
+    result = await call_next(context)
+    if isinstance(result, dict) and "capabilities" in result:
+        offered = {
+            name: value for name, value in result["capabilities"].items() if name not in ("prompts", "resources")
+        }
+        return result | {"capabilities": offered}
+    return result
 
 
 def create_mcp_app(server: ToolServer, settings: Settings) -> ASGIApp:

@@ -18,6 +18,7 @@ DURATION = Histogram(
 IN_PROGRESS = Gauge(
     "http_requests_in_progress", "HTTP requests being answered", ["interface"], multiprocess_mode="livesum"
 )
+CONNECTIONS_CLOSED = Counter("http_connections_closed", "Connections that were refused or closed", ["reason"])
 TOOL_CALLS = Counter("mcp_tool_calls", "Tool calls, by tool and outcome", ["tool", "outcome"])
 TOOL_DURATION = Histogram(
     "mcp_tool_call_duration_seconds",

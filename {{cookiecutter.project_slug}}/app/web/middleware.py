@@ -5,7 +5,7 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
@@ -42,6 +42,19 @@ class DispatchByPort:
         server = scope.get("server")
         on_mcp_port = server is not None and server[1] == self._mcp_port
         await (self._mcp if on_mcp_port else self._rest)(scope, receive, send)
+
+
+class DispatchByPath:
+    """On platforms that give a service one port: MCP is at its paths, and everything else is REST."""
+
+    def __init__(self, rest: ASGIApp, mcp: ASGIApp, *, mcp_paths: Collection[str]) -> None:
+        self._rest = rest
+        self._mcp = mcp
+        self._mcp_paths = mcp_paths
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        is_mcp = scope["type"] == "http" and scope["path"].removesuffix("/") in self._mcp_paths
+        await (self._mcp if is_mcp else self._rest)(scope, receive, send)
 
 
 class RequestIdMiddleware:

@@ -20,16 +20,20 @@ class Health(BaseModel):
 def probes_router(database: Database) -> APIRouter:
     router = APIRouter(tags=["probes"])
 
+    # HEAD is what some load balancers and monitors send.
+    @router.head("/live", include_in_schema=False)
     @router.get("/live")
     async def live() -> Health:
         """The process runs. Restart it if this fails."""
         return Health()
 
+    @router.head("/health", include_in_schema=False)
     @router.get("/health")
     async def health() -> Health:
         """The service answers. Asks nothing of the database, so a database outage restarts nobody."""
         return Health()
 
+    @router.head("/ready", include_in_schema=False)
     @router.get("/ready")
     async def ready() -> Health:
         """The service can work: the database answers and is migrated. Send no requests here while this fails."""

@@ -70,7 +70,10 @@ def problem_for(error: Exception) -> ProblemResponse:
         case RequestValidationError():
             # Never the input itself: it may hold a secret, or text that no JSON can carry.
             faults = error.errors()
-            errors = [FieldError(pointer="/".join(map(str, fault["loc"])), detail=fault["msg"]) for fault in faults]
+            errors = [
+                FieldError(pointer="/".join(map(str, fault["loc"])), detail=fault["msg"].removeprefix("Value error, "))
+                for fault in faults
+            ]
             return problem(422, INVALID, errors=errors)
         case _:
             logger.error("unexpected error", exc_info=error)

@@ -1,18 +1,30 @@
 """Building blocks of what goes over the wire: the same shapes and rules for REST and MCP."""
 
+import re
 from collections.abc import Sequence
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 MAX_ID = 2**63 - 1
 """The largest id that the databases can hold."""
 MAX_PAGE_CHARACTERS = 250_000
 """A page of long texts ends early: an answer takes memory in the service and in its caller."""
 
-PageSize = Annotated[int, Field(ge=1, le=200, description="Items per page", examples=[50])]
+
+def _only_digits(value: object) -> object:
+    """Of the spellings that Python takes for an integer, the one that everybody does: not `1_0`, `+1` or `1.0`."""
+    if isinstance(value, str) and not re.fullmatch("-?[0-9]+", value):
+        raise ValueError("must be an integer")
+    return value
+
+
+Integer = Annotated[int, BeforeValidator(_only_digits)]
+"""An integer in a path or a query."""
+
+PageSize = Annotated[Integer, Field(ge=1, le=200, description="Items per page", examples=[50])]
 Cursor = Annotated[
-    int,
+    Integer,
     Field(ge=1, le=MAX_ID, description="`next_cursor` of the page before; omit it for the first page", examples=[41]),
 ]
 Query = Annotated[

@@ -1,0 +1,21 @@
+"""Starts the service: `python -m app`. `gunicorn.conf.py` says how it is served, and further arguments go to gunicorn."""
+
+import os
+
+from app.settings import load_settings
+
+
+def main() -> None:
+    settings = load_settings()
+    # What gunicorn and uvicorn would read from the environment by themselves: an empty value ends them with a traceback.
+    os.environ["WEB_CONCURRENCY"] = str(settings.web_concurrency)
+    for name in ("FORWARDED_ALLOW_IPS", "GUNICORN_CMD_ARGS", "SENDFILE"):
+        os.environ.pop(name, None)
+
+    from gunicorn.app.wsgiapp import run  # not before: to import it reads the environment
+
+    run(prog="python -m app")
+
+
+if __name__ == "__main__":
+    main()

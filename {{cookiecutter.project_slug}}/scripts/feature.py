@@ -1,0 +1,300 @@
+"""Adds a feature, or removes one: `make feature NAME=book` and `make remove-feature NAME=book`.
+
+A new feature is what scripts/skeleton holds, with its names filled in. It is code like any other from then on.
+"""
+
+import argparse
+import ast
+import keyword
+import re
+import secrets
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from string import Template
+from typing import NamedTuple
+
+ROOT = Path.cwd()
+SKELETON = ROOT / "scripts" / "skeleton"
+FEATURES = ROOT / "app" / "features.py"
+WORKER = ROOT / "app" / "worker.py"
+MIGRATIONS = ROOT / "migrations" / "versions"
+LIST = re.compile(r"^    return \[(.*?)\]$", re.DOTALL | re.MULTILINE)
+"""The list of features in app/features.py."""
+
+PATHS = {"admin", "docs", "health", "live", "mcp", "metrics", "ready", "redoc"}
+"""The platform's own paths."""
+TABLES = {"alembic_version", "job_items", "jobs"}
+"""Tables that no model here need have: Alembic's own, and those that come with the template's answer `gpu`."""
+CLASSES = {"Base", "Id", "Mapped", "NotFound", "ReadSession", "String", "Text", "WriteSession"}
+"""What the skeleton imports beside the new model."""
+MAX_LENGTH = 40
+"""PostgreSQL's names end after 63 bytes, and those of indexes are longer than their table's."""
+
+
+class Names(NamedTuple):
+    """`reading_list`, `reading_lists`, "reading list"."""
+
+    one: str
+    many: str
+    title: str
+
+    @property
+    def model(self) -> str:
+        return "".join(word.capitalize() for word in self.one.split("_"))
+
+    def places(self) -> list[str]:
+        """Where nothing may be yet."""
+        modules = [f"app/{self.one}", f"app/{self.many}", f"tests/{self.many}"]
+        return [module + ending for module in modules for ending in ("", ".py")]
+
+    def variables(self) -> dict[str, str]:
+        titles = self.many.replace("_", " ")
+        article = "an" if self.title[0].lower() in "aeio" else "a"
+        return {
+            "name": self.one,
+            "names": self.many,
+            "Name": self.model,
+            "path": self.many.replace("_", "-"),
+            "title": self.title,
+            "titles": titles,
+            "Title": self.title[0].upper() + self.title[1:],
+            "Titles": titles.capitalize(),
+            "article": article,
+            "Article": article.capitalize(),
+        }
+
+
+class Migration(NamedTuple):
+    file: Path
+    revision: str
+    follows: list[str]
+    text: str
+
+    def tables(self, statement: str) -> set[str]:
+        upgrade = self.text.partition("def downgrade")[0]
+        return set(re.findall(rf"\b{statement}\(\s*[\"'](\w+)[\"']", upgrade))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", choices=["add", "remove"])
+    parser.add_argument("name")
+    parser.add_argument("--plural", default="")
+    parser.add_argument("--title", default="")
+    arguments = parser.parse_args()
+    if not arguments.name:
+        refuse("which one? Such as: make feature NAME=book")
+    if arguments.command == "add":
+        add(names_of(arguments.name, arguments.plural, arguments.title))
+    else:
+        remove(arguments.name)
+
+
+def refuse(reason: str) -> None:
+    sys.exit(f"{'remove-feature' if 'remove' in sys.argv[1:2] else 'feature'}: {reason}")
+
+
+def names_of(one: str, many: str, title: str) -> Names:
+    title = title or one.replace("_", " ")
+    return Names(one, many or plural_of(one), title if title[1:2].isupper() else title[:1].lower() + title[1:])
+
+
+def plural_of(word: str) -> str:
+    """What is right for most English nouns; PLURAL= says it for the others."""
+    if re.search("(s|x|z|ch|sh)$", word):
+        return f"{word}es"
+    return f"{word[:-1]}ies" if re.search("[^aeiou]y$", word) else f"{word}s"
+
+
+def add(names: Names) -> None:
+    migrations = read_migrations()
+    features = FEATURES.read_text(encoding="utf-8")
+    if obstacle := obstacle_to_add(names, migrations, features):
+        refuse(obstacle)
+
+    followed = {revision for migration in migrations for revision in migration.follows}
+    heads = sorted({migration.revision for migration in migrations} - followed)
+    revision = secrets.token_hex(6)
+    variables = names.variables() | {
+        "revision": revision,
+        "follows": ", ".join(heads) or "nothing",
+        "down_revision": repr(tuple(heads)) if len(heads) > 1 else repr(heads[0] if heads else None),
+    }
+    files = {MIGRATIONS / f"{revision}_{names.many}.py": "migration"}
+    for part in ("__init__", "feature", "models", "rest", "schemas", "service", "tools"):
+        files[ROOT / "app" / names.many / f"{part}.py"] = part
+    for part in ("__init__", "test_rest", "test_tools"):
+        files[ROOT / "tests" / names.many / f"{part}.py"] = part
+    for file, part in files.items():
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(Template((SKELETON / f"{part}.txt").read_text()).substitute(variables), encoding="utf-8")
+
+    entry = f"{names.many}_feature"
+    listed = LIST.sub(lambda found: f"    return [{found[1].rstrip()}\n{' ' * 8}{entry}(database),\n    ]", features)
+    imported = f"from app.{names.many}.feature import {entry}\n"
+    FEATURES.write_text(re.sub("^from ", rf"{imported}\g<0>", listed, count=1, flags=re.MULTILINE), encoding="utf-8")
+    tidy([*files, FEATURES])
+    print(f"{names.model} is a feature: app/{names.many}, tests/{names.many} and a migration. Next: make test")
+
+
+def obstacle_to_add(names: Names, migrations: list[Migration], features: str) -> str | None:
+    """Why the feature cannot be added."""
+    for question, name in (("NAME", names.one), ("PLURAL", names.many)):
+        if not re.fullmatch("[a-z][a-z0-9]*(_[a-z0-9]+)*", name) or len(name) > MAX_LENGTH:
+            return (
+                f"{question}={name} is no name: it takes small letters, digits and _, at most {MAX_LENGTH} characters."
+            )
+        if keyword.iskeyword(name):
+            return f"{question}={name} is a word of Python's own."
+    if used := next((place for place in names.places() if (ROOT / place).exists()), None):
+        return f"the name is in use: there is {used}."
+    if keyword.iskeyword(names.model) or names.model in CLASSES:
+        return f"NAME={names.one} makes a class {names.model}, which every feature uses already."
+    if not re.fullmatch(r"\w[\w -]*", names.title):
+        return f"TITLE={names.title} is no title: it takes letters, digits, spaces and hyphens."
+    if names.many.replace("_", "-") in PATHS:
+        return f"PLURAL={names.many} is in use: the service answers at /{names.many} already."
+    made = {table for each in migrations for table in each.tables("create_table")}
+    dropped = {table for each in migrations for table in each.tables("drop_table")}
+    if names.many in TABLES | (made - dropped):
+        return f"PLURAL={names.many} is in use: there is a table of this name."
+    if not LIST.search(features):
+        return "app/features.py does not return a list of features any more, to which this one could be added."
+    if is_repository() and git("status", "--porcelain", "--", str(FEATURES)):
+        return "app/features.py has changes that are not committed. Commit them first."
+    return None
+
+
+def remove(name: str) -> None:
+    features = FEATURES.read_text(encoding="utf-8")
+    listed = re.findall(r"^from app\.(\w+)\.feature import \w+_feature$", features, re.MULTILINE)
+    found = [each for each in (name, plural_of(name)) if each in listed and (ROOT / "app" / each).is_dir()]
+    if not found:
+        refuse(f"there is no feature {name}. app/features.py has: {', '.join(sorted(listed)) or 'none'}.")
+    many = found[0]
+    migrations = read_migrations()
+    tables = set(re.findall(r'__tablename__ = "(\w+)"', "\n".join(texts(ROOT / "app" / many))))
+    own = [each for each in migrations if each.tables("create_table") & tables]
+    removable = [each for each in own if can_go(each, tables, migrations)]
+    if obstacle := obstacle_to_remove(many, [each.file for each in own]):
+        refuse(obstacle)
+
+    for folder in ("app", "tests"):
+        shutil.rmtree(ROOT / folder / many, ignore_errors=True)
+    without(FEATURES, many)
+    if names_module(WORKER, many):
+        without(WORKER, many)
+    changed = [file for file in (FEATURES, WORKER) if file.exists()]
+    for each in removable:
+        each.file.unlink()
+        changed += [relink(follower, each) for follower in migrations if each.revision in follower.follows]
+    tidy(changed)
+    print(f"{many} are removed.")
+    for each in removable:
+        print(
+            f"So is {each.file.relative_to(ROOT)}. A database that has run it cannot be migrated any more: delete it, or bring "
+            f"the migration back with `git checkout HEAD -- FILE` and drop the table with `make migration NAME='remove {many}'`."
+        )
+    if kept := sorted(tables - {table for each in removable for table in each.tables("create_table")}):
+        print(f"The migration of {', '.join(kept)} is kept. To drop the table: make migration NAME='remove {many}'")
+
+
+def obstacle_to_remove(many: str, migrations: list[Path]) -> str | None:
+    """Why the feature cannot be removed."""
+    for file in sorted(
+        each for folder in ("app", "dev", "tests", "migrations") for each in ROOT.glob(f"{folder}/**/*.py")
+    ):
+        place = file.relative_to(ROOT)
+        if file in (FEATURES, WORKER) or place.parts[:2] in (("app", many), ("tests", many)):
+            continue
+        if names_module(file, many):
+            other = place.parts[1] if len(place.parts) > 2 else None
+            if other and (ROOT / "app" / other / "feature.py").exists():
+                return f"{place} needs it. Remove that feature first: make remove-feature NAME={other}"
+            return f"{place} needs it."
+    if names_module(WORKER, many) and not re.search(rf"from app\.{many}\.computation import", WORKER.read_text()):
+        return "app/worker.py needs it: jobs come and go with the template's answer `gpu`."
+    if not is_repository():
+        return "this is not a git repository, from which it could be brought back. Make it one and commit everything."
+    places = [FEATURES, WORKER, ROOT / "app" / many, ROOT / "tests" / many, *migrations]
+    there = [str(place) for place in places if place.exists()]
+    if changes := git("status", "--porcelain", "--untracked-files=all", "--", *there):
+        return f"there are changes that are not committed, and could not be brought back:\n{changes}"
+    return None
+
+
+def names_module(file: Path, many: str) -> bool:
+    """Whether the file imports the feature or its tests."""
+    return file.exists() and bool(re.search(rf"\b(app|tests)\.{many}\b", file.read_text(encoding="utf-8")))
+
+
+def without(file: Path, many: str) -> None:
+    """Take the feature's imports out of a file, and what they are used for: an entry of a list or of a dictionary."""
+    text = file.read_text(encoding="utf-8")
+    imports = rf"^from app\.{many}\.\w+ import (?:\w+ as )?(\w+)\n"
+    for name in re.findall(imports, text, re.MULTILINE):
+        text = re.sub(rf"^    +{name}\(.*\),\n|\b{name}: \w+(, )?", "", text, flags=re.MULTILINE)
+    text = re.sub(imports, "", text, flags=re.MULTILINE)
+    text = re.sub(rf'"-m", "app\.{many}\.\w+"', '"-c", "print(\'a device that no computation checks\')"', text)
+    file.write_text(text, encoding="utf-8")
+
+
+def read_migrations() -> list[Migration]:
+    return [read_migration(file) for file in sorted(MIGRATIONS.glob("*.py"))]
+
+
+def read_migration(file: Path) -> Migration:
+    text = file.read_text(encoding="utf-8")
+    values = {"revision": "", "down_revision": None}
+    for statement in ast.parse(text).body:
+        targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
+        for target in targets:
+            if isinstance(target, ast.Name) and target.id in values:
+                values[target.id] = ast.literal_eval(statement.value)  # type: ignore[attr-defined]
+    follows = values["down_revision"]
+    return Migration(
+        file, str(values["revision"]), [follows] if isinstance(follows, str) else list(follows or []), text
+    )
+
+
+def can_go(migration: Migration, tables: set[str], migrations: list[Migration]) -> bool:
+    """Whether it does nothing else, and no other speaks of its tables."""
+    others = "\n".join(each.text for each in migrations if each != migration)
+    return migration.tables("create_table") <= tables and not any(
+        re.search(rf"\b{table}\b", others) for table in tables
+    )
+
+
+def relink(migration: Migration, removed: Migration) -> Path:
+    """Let a migration follow what the removed one followed."""
+    follows = [each for each in migration.follows if each != removed.revision] + removed.follows
+    down_revision = repr(tuple(follows)) if len(follows) > 1 else repr(follows[0] if follows else None)
+    text = re.sub("^Follows: .*", f"Follows: {', '.join(follows) or 'nothing'}", migration.text, flags=re.MULTILINE)
+    text = re.sub("^(down_revision.*?= ).*", rf"\g<1>{down_revision}", text, flags=re.MULTILINE)
+    migration.file.write_text(text, encoding="utf-8")
+    return migration.file
+
+
+def texts(folder: Path) -> list[str]:
+    return [file.read_text(encoding="utf-8") for file in folder.glob("*.py")]
+
+
+def tidy(files: list[Path]) -> None:
+    """Sort imports and break lines, which depend on how long the names are."""
+    ruff = [sys.executable, "-m", "ruff"]
+    subprocess.run([*ruff, "check", "--quiet", "--select=I,F401", "--fix", *files], check=True)
+    subprocess.run([*ruff, "format", "--quiet", *files], check=True)
+
+
+def is_repository() -> bool:
+    return subprocess.run(["git", "rev-parse"], capture_output=True, check=False).returncode == 0
+
+
+def git(*arguments: str) -> str:
+    return subprocess.run(["git", *arguments], check=True, stdout=subprocess.PIPE, text=True).stdout.rstrip()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,35 @@
+"""What was not understood is refused, and what machines ask is answered."""
+
+import pytest
+from starlette.testclient import TestClient
+
+
+@pytest.mark.parametrize(
+    ("path", "pointer", "detail"),
+    [
+        ("/notes?owner=ann", "query/owner", "Unknown parameter. This route takes query, limit, cursor."),
+        ("/notes?limit=5&Limit=6", "query/Limit", "Unknown parameter. This route takes query, limit, cursor."),
+        ("/notes/1?full=1", "query/full", "Unknown parameter. This route takes none."),
+        ("/notes?limit=1_0", "query/limit", "must be an integer"),
+        ("/notes?limit=%2B5", "query/limit", "must be an integer"),
+        ("/notes?limit=5.0", "query/limit", "must be an integer"),
+        ("/notes?cursor=%C2%B2", "query/cursor", "must be an integer"),
+    ],
+)
+def test_a_query_that_was_not_understood_is_refused_by_name(
+    client: TestClient, path: str, pointer: str, detail: str
+) -> None:
+    response = client.get(path)
+    assert response.status_code == 422
+    assert response.json()["errors"] == [{"pointer": pointer, "detail": detail}]
+
+
+@pytest.mark.parametrize("path", ["/live", "/health", "/ready"])
+def test_probes_answer_head_and_take_what_monitors_add(client: TestClient, path: str) -> None:
+    assert (client.head(path).status_code, client.head(path).content) == (200, b"")
+    assert client.get(f"{path}?nocache=1").status_code == 200
+
+
+def test_a_path_with_a_final_slash_is_not_redirected(client: TestClient) -> None:
+    """Behind a proxy that ends TLS, the redirect would lead to http://, and a key would follow it."""
+    assert client.get("/notes/").status_code in (404, 422)

@@ -167,6 +167,13 @@ def test_the_metadata_tells_anybody_where_to_get_a_token(app: TestClient, issuer
     assert client_with(app).get(path).status_code == 404, "the REST API is another resource"
 
 
+def test_with_one_port_the_metadata_is_beside_mcp(settings: Settings, issuer: Issuer) -> None:
+    changes = {"oauth_issuer": issuer.url, "mcp_public_url": RESOURCE, "one_port": True}
+    with TestClient(create_app(settings.model_copy(update=changes)), REST_URL) as client:
+        assert METADATA_URL in client.post("/mcp").headers["WWW-Authenticate"]
+        assert client.get("/.well-known/oauth-protected-resource/mcp").json()["resource"] == RESOURCE
+
+
 def test_a_401_tells_clients_of_mcp_where_the_metadata_is(app: TestClient) -> None:
     response = client_with(app, JSON_RPC, MCP_URL).post("/mcp")
     assert response.status_code == 401

@@ -40,7 +40,7 @@ async def main(url, headers):
     async with httpx2.AsyncClient(headers=headers) as http:
         async with Client(streamable_http_client(url, http_client=http)) as client:
             result = await client.call_tool("list_tasks", {})
-            print(json.dumps(result.structured_content))
+            print(result.content[0].text)
 
 server = json.load(sys.stdin)
 asyncio.run(main(server["url"], server["headers"]))

@@ -9,8 +9,11 @@ import sqlite3
 import subprocess
 import urllib.request
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+from urllib.error import HTTPError
+from urllib.parse import quote
 
 import pytest
 
@@ -38,6 +41,7 @@ from tests.sandbox import (
     run,
     wait_until,
 )
+from tests.test_deploy import caddy, program, program_running, queries
 
 # Each package manager, each database, and jobs: locally they meet in nothing. The first of them is what `make test` tries.
 slow = pytest.mark.slow
@@ -325,7 +329,68 @@ def test_an_assistant_s_configuration_from_the_readme_works(running: Running) ->
     assert name == running.service.folder.name
     service = running.service
     answer = run(service.python, "-c", MCP_CALL, cwd=service.folder, env=service.env, stdin=json.dumps(server)).stdout
-    assert json.loads(answer)["items"] == [running.first_task]
+    [found] = json.loads(answer)["items"]
+    assert found.items() <= running.first_task.items()
+
+
+@slow
+@once
+def test_rest_and_mcp_work_through_caddy(running: Running, tmp_path: Path) -> None:
+    service = running.service
+    headers = {"Authorization": f"Bearer {running.key}"}
+    with caddy(service.folder, tmp_path, api="localhost", mcp="127.0.0.1") as port:
+        request = urllib.request.Request(f"http://localhost:{port}/tasks", headers=headers)
+        with urllib.request.urlopen(request) as answer:
+            assert json.load(answer)["items"] == [running.first_task]
+        server = json.dumps({"url": f"http://127.0.0.1:{port}/mcp", "headers": headers})
+        printed = run(service.python, "-c", MCP_CALL, cwd=service.folder, env=service.env, stdin=server).stdout
+        assert [each["id"] for each in json.loads(printed)["items"]] == [running.first_task["id"]]
+
+
+PROMETHEUS = """
+global: {scrape_interval: 1s, evaluation_interval: 1s}
+rule_files: [alerts.yml]
+scrape_configs:
+  - job_name: NAME
+    static_configs: [{targets: ["localhost:PORT"]}]
+"""
+
+
+@slow
+@once
+def test_prometheus_fires_an_alert_under_load_and_fills_the_dashboard(running: Running, tmp_path: Path) -> None:
+    service = running.service
+    # In seconds instead of minutes, and of any latency.
+    alerts = (service.folder / "deploy" / "prometheus" / "alerts.yml").read_text()
+    alerts = re.sub(r"for: \d+m", "for: 0s", alerts).replace("[5m]", "[5s]").replace(") > 1\n", ") > 0\n")
+    (tmp_path / "alerts.yml").write_text(alerts)
+    scrape = PROMETHEUS.replace("NAME", service.folder.name).replace("PORT", str(service.ports[0]))
+    (tmp_path / "prometheus.yml").write_text(scrape)
+    server = {"url": f"http://localhost:{service.ports[1]}/mcp", "headers": {"Authorization": f"Bearer {running.key}"}}
+    run(service.python, "-c", MCP_CALL, cwd=service.folder, env=service.env, stdin=json.dumps(server))
+    port = free_port()
+
+    def ask(path: str) -> Any:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/v1/{path}") as answer:
+            return json.load(answer)["data"]
+
+    def firing_under_load() -> set[tuple[str, str]]:
+        for _ in range(20):
+            with suppress(HTTPError):  # 401
+                urllib.request.urlopen(f"http://localhost:{service.ports[0]}/tasks").close()
+        labels = [alert["labels"] for alert in ask("alerts")["alerts"] if alert["state"] == "firing"]
+        return {(each["alertname"], each.get("interface", "")) for each in labels}
+
+    def without_data() -> list[str]:
+        asked = [query for query in queries(service.folder, "5s") if 'status=~"5' not in query]
+        return [query for query in asked if not ask(f"query?query={quote(query)}")["result"]]
+
+    command = [program("prometheus", "prometheus"), "--config.file=prometheus.yml", "--storage.tsdb.path=data"]
+    with program_running(*command, f"--web.listen-address=127.0.0.1:{port}", port=port, folder=tmp_path):
+        wait_until(
+            lambda: firing_under_load() == {("HighLatency", "rest")}, timeout=60, what=lambda: str(firing_under_load())
+        )
+        wait_until(lambda: not without_data(), timeout=20, what=lambda: str(without_data()))
 
 
 def test_it_reloads_when_a_file_changes(running: Running) -> None:

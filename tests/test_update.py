@@ -20,6 +20,7 @@ from tests.test_render import guard
 from tests.test_workflows import REGISTRIES
 from tests.updates import (
     ADDED,
+    ADDED_TO_DEPLOY,
     ADDRESS,
     RELEASE,
     REMOVED,
@@ -249,6 +250,17 @@ def test_what_the_project_takes_for_its_own_is_left_alone(
     changed = {name for name, content in tree(project).items() if before.get(name) != content}
     assert "Dockerfile" in changed
     assert not {name for name in changed if name.startswith(("README.md", "compose", *SKIPPED))}
+
+
+def test_a_folder_that_was_deleted_stays_so_and_gets_no_new_file(
+    project: Path, env: dict[str, str], no_resolver: Path, tmp_path: Path
+) -> None:
+    shutil.rmtree(project / "deploy")
+    commit(project, env)
+    template_update(project, env, tools=no_resolver)
+    expected = as_updated(render(tmp_path / "newest", env), project)
+    assert ADDED_TO_DEPLOY in expected
+    assert tree(project) == {name: text for name, text in expected.items() if not name.startswith("deploy/")}
 
 
 def test_lines_that_changed_on_both_sides_conflict_and_no_others(

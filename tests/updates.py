@@ -22,6 +22,7 @@ CODE = (re.compile(r'(?<!")\n\n\n(?=@|class |def |async def )'), "\n\n\ndef form
 
 REMOVED = ["app/formerly.py", "tests/test_formerly.py"]
 ADDED = "tests/test_logs.py"
+ADDED_TO_DEPLOY = "deploy/prometheus/alerts.yml"
 
 
 def serve(template: Path, folder: Path) -> None:
@@ -97,7 +98,8 @@ def previous_release(template: Path) -> None:
         file.write_text(text, encoding="utf-8")
     for name in REMOVED:
         (project / name).write_text('"""Not in the newest release."""\n')
-    (project / ADDED).unlink()
+    for name in (ADDED, ADDED_TO_DEPLOY):
+        (project / name).unlink()
     edit(project / "pyproject.toml", r'"fastapi>=[\d.]+"', '"fastapi>=0.160"')
     edit(project / "README.md", "## Where things are", "## Its files")
     for lock in (template / "templates" / "locks").glob("*[!u].txt"):  # but for those of GPUs, which go on from these
@@ -119,7 +121,7 @@ def change(project: Path) -> None:
             continue
         name = f"ADDED_TO_{module.stem.strip('_').upper()}"
         module.write_text(f'{module.read_text(encoding="utf-8")}\n\n{name} = "by its user"\n', encoding="utf-8")
-    edit(project / "app" / "api_keys" / "rest.py", "^    return router", ROUTE, count=1)
+    edit(project / "app" / "tasks" / "rest.py", "^    return router", ROUTE, count=1)
     add_column(project)
     edit(project / "pyproject.toml", '^    "alembic>=.*', r'\g<0>\n    "anyio>=4",')
     for lock in project.glob("requirements*.txt"):
@@ -142,10 +144,10 @@ def reformat(project: Path) -> None:
     run(SCRIPTS / "ruff", "format", "--no-cache", "--quiet", ".", cwd=project, env=environment())
 
 
-ROUTE = """    @router.get("/{key_id}/again", responses=NOT_FOUND)
-    async def read_api_key_again(key_id: ApiKeyId) -> ApiKeyRead:
-        \"\"\"Read one key once more.\"\"\"
-        return await database.read(service.get_api_key, key_id)
+ROUTE = """    @router.get("/{task_id}/again", responses=NOT_FOUND)
+    async def read_again(task_id: TaskId) -> TaskRead:
+        \"\"\"Read one task once more.\"\"\"
+        return await database.read(service.get_task, task_id)
 
     return router"""
 

@@ -66,8 +66,8 @@ class Settings(BaseSettings):
     environment: Literal["development", "production"] = "development"
     host: str = "127.0.0.1"
     port: Port = {{ cookiecutter.api_port }}
-    mcp_port: Port = {{ cookiecutter.mcp_port }}
     one_port: bool = False
+    mcp_port: Port = {{ cookiecutter.mcp_port }}
     web_concurrency: Annotated[int, Field(ge=1, le=64)] = 2
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     request_timeout: Annotated[float, Field(gt=0, le=25)] = 25
@@ -129,11 +129,11 @@ class Settings(BaseSettings):
             raise ValueError(f"{value!r} is no address of this machine to listen on: {reason}") from None
         return value
 
-    @field_validator("one_port")
+    @field_validator("mcp_port")
     @classmethod
-    def _check_ports(cls, value: bool, info: ValidationInfo) -> bool:
-        if not value and "mcp_port" in info.data and info.data["mcp_port"] == info.data.get("port"):
-            raise ValueError("PORT and MCP_PORT must differ; true serves both on PORT")
+    def _check_ports(cls, value: int, info: ValidationInfo) -> int:
+        if value == info.data.get("port") and not info.data.get("one_port"):
+            raise ValueError("must differ from PORT; with ONE_PORT=true, both are served on PORT")
         return value
 
     @field_validator("database_url", "migration_database_url")

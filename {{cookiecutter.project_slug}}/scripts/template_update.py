@@ -147,6 +147,7 @@ def merge(render: Path) -> list[str]:
     added = git("diff", "--name-only", "--diff-filter=A", "HEAD~", "HEAD", cwd=render).splitlines()
     if in_the_way := git("ls-files", "--others", "--", *added) if added else "":
         sys.exit(f"template-update: the template has files that git does not know here. Move these away:\n{in_the_way}")
+    unwanted = in_removed_folders(added, render)
     git("fetch", "--quiet", str(render), "HEAD")
     folder = git("rev-parse", "--show-prefix")
     within = [f"--strategy-option=subtree={folder}"] if folder else []
@@ -160,9 +161,17 @@ def merge(render: Path) -> list[str]:
         sys.exit(f"template-update: git could not merge.\n{os.fsdecode(result.stderr)}")
     # What was removed here stays so. Locks follow pyproject.toml: they are removed or resolved anew.
     gone = [file for file, found in stages.items() if "2" not in found or ("3" not in found and is_lock(file))]
+    gone += unwanted
     if gone:
-        git("rm", "--quiet", "--", *gone)
+        git("rm", "--quiet", "--force", "--ignore-unmatch", "--", *gone)
     return [file for file in stages if file not in gone and not is_lock(file)]
+
+
+def in_removed_folders(added: list[str], render: Path) -> list[str]:
+    """New files in a folder that the template had before, and that is not here any more."""
+    before = git("ls-tree", "-r", "--name-only", "HEAD~", cwd=render).splitlines()
+    removed = {folder for file in before for folder in Path(file).parents if not (HERE / folder).exists()}
+    return [file for file in added if not removed.isdisjoint(Path(file).parents)]
 
 
 def is_lock(file: str) -> bool:

@@ -247,8 +247,8 @@ def test_a_url_that_cannot_work_is_refused_without_being_shown(
     assert "hunter2" not in message
 
 
-@pytest.mark.skipif(not USES_SQLITE, reason="asyncpg is installed")
 def test_a_database_whose_driver_is_not_installed_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.settings.find_spec", lambda _name: None)
     url = "postgresql://u:hunter2@h/d"
     assert "  DATABASE_URL: needs the package asyncpg" in refuse(monkeypatch, {"DATABASE_URL": url})
 
@@ -385,3 +385,27 @@ def test_the_example_for_production_asks_for_secrets_and_then_starts(monkeypatch
     settings = load(monkeypatch, {name: PRODUCTION[name] for name in missing})
     assert settings.environment == "production"
     assert settings.admin_api_key is None
+
+
+def test_one_port_serves_both_whatever_the_other_one_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = load(monkeypatch, {"PORT": "9000", "MCP_PORT": "9000", "ONE_PORT": "true"})
+    assert settings.bind == ["127.0.0.1:9000"]
+
+
+@pytest.mark.parametrize("name", ["PORT", "MCP_PORT"])
+def test_what_kubernetes_sets_beside_a_service_of_that_name_is_ignored(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    settings = load(monkeypatch, {name: "tcp://10.43.0.1:8051"})
+    assert (settings.port, settings.mcp_port) == (Settings().port, Settings().mcp_port)
+
+
+def test_an_address_of_ipv6_is_bound_in_brackets() -> None:
+    """Not loaded, as a container may have no IPv6."""
+    settings = Settings.model_construct(host="::", port=9000, mcp_port=9001)
+    assert settings.bind == ["[::]:9000", "[::]:9001"]
+
+
+@pytest.mark.parametrize("host", ["x86_64-pc-linux-gnu", "192.0.2.1", "2001:db8::1", "my laptop"])
+def test_a_host_that_is_not_this_machine_is_refused_by_name(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
+    assert f"  HOST: {host!r} is no address of this machine to listen on: " in refuse(monkeypatch, {"HOST": host})

@@ -1,0 +1,633 @@
+"""The files in deploy/: each is valid for the tool that reads it, and says what the image and Compose say."""
+
+import ast
+import http.client
+import json
+import os
+import re
+import select
+import shutil
+import socket
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import botocore.session
+import kubernetes_validate
+import pytest
+import yaml
+from botocore.model import Shape
+from botocore.validate import ParamValidator
+
+from tests.combinations import (
+    COMBINATIONS,
+    POSTGRES_PIP_GPU,
+    POSTGRES_UV,
+    SQLITE_UV,
+    SQLITE_UV_GPU,
+    TEMPLATE,
+    Combination,
+)
+from tests.conftest import Bake, only
+from tests.sandbox import environment, free_port, run, wait_until
+
+# What differs here depends on the database and on jobs.
+RUN_FOR = [SQLITE_UV, POSTGRES_UV, SQLITE_UV_GPU, POSTGRES_PIP_GPU]
+once = only(SQLITE_UV)
+on_postgres = only(POSTGRES_UV, POSTGRES_PIP_GPU)
+with_jobs = only(SQLITE_UV_GPU, POSTGRES_PIP_GPU)
+
+Document = dict[str, Any]
+
+
+def program(name: str, package: str) -> str:
+    """Skip the test where a program of Debian's is missing, or fail it if `REQUIRE_PROGRAMS` is set."""
+    found = shutil.which(name)
+    if found is None:
+        reason = f"{name} is missing: apt-get install {package}"
+        (pytest.fail if os.environ.get("REQUIRE_PROGRAMS") == "1" else pytest.skip)(reason)
+    return str(found)
+
+
+def test_no_file_depends_on_a_combination_that_is_not_tested_here() -> None:
+    assert {(each.database, each.gpu) for each in COMBINATIONS} == {(e.database, e.gpu) for e in RUN_FOR}
+
+
+class Stack(NamedTuple):
+    """What Compose and the Dockerfile say of the service."""
+
+    compose: Document
+    gpu: Document
+    dockerfile: str
+
+    @property
+    def api(self) -> Document:
+        service: Document = self.compose["services"]["api"]
+        return service
+
+    @property
+    def worker(self) -> Document:
+        """With the GPU of compose.gpu.yaml."""
+        on_gpu = self.gpu["services"]["worker"]
+        limits = self.compose["services"]["worker"]["deploy"]["resources"]["limits"]
+        return {
+            **self.compose["services"]["worker"],
+            "image": on_gpu["image"],
+            "environment": {**self.compose["services"]["worker"]["environment"], **on_gpu["environment"]},
+            "deploy": {"resources": {"limits": {**limits, **on_gpu["deploy"]["resources"]["limits"]}}},
+        }
+
+    @property
+    def ports(self) -> list[int]:
+        [*_, exposed] = re.findall(r"^EXPOSE (\d+) (\d+)$", self.dockerfile, re.MULTILINE)
+        return [int(port) for port in exposed]
+
+    @property
+    def command(self) -> list[str]:
+        """What the image for production runs."""
+        stage = self.dockerfile.split("AS production\n")[1]
+        [command, *_] = re.findall(r"^CMD (\[.*\])$", stage, re.MULTILINE)
+        return list(json.loads(command))
+
+    def health_check(self, number: int) -> dict[str, Any]:
+        """That of the image, 0, or of the worker's, 1: its options in seconds, and its command."""
+        options, command = re.findall(r"^HEALTHCHECK (.*) \\\n +CMD (\[.*\])$", self.dockerfile, re.MULTILINE)[number]
+        numbers = {name: int(value) for name, value in re.findall(r"--([a-z-]+)=(\d+)", options)}
+        return {**numbers, "command": json.loads(command)}
+
+
+@pytest.fixture
+def stack(baked: Path) -> Stack:
+    def load(name: str) -> Any:
+        file = baked / name
+        # With the variables that it takes unset.
+        return yaml.safe_load(re.sub(r"\$\{\w+:?-(.*?)\}", r"\1", file.read_text())) if file.exists() else {}
+
+    return Stack(load("compose.prod.yaml"), load("compose.gpu.yaml"), (baked / "Dockerfile").read_text())
+
+
+def seconds(duration: str) -> int:
+    return int(duration.removesuffix("s"))
+
+
+def repository(image: str) -> str:
+    """An image without its tag, if it has one."""
+    return re.sub(r":\w+$", "", image)
+
+
+@pytest.fixture
+def manifests(baked: Path) -> list[Document]:
+    folder = baked / "deploy" / "kubernetes"
+    named = yaml.safe_load((folder / "kustomization.yaml").read_text())["resources"]
+    assert sorted([*named, "kustomization.yaml"]) == sorted(file.name for file in folder.iterdir())
+    return [document for name in named for document in yaml.safe_load_all((folder / name).read_text())]
+
+
+def find(manifests: list[Document], kind: str, name: str) -> Document:
+    [found] = [each for each in manifests if (each["kind"], each["metadata"]["name"]) == (kind, name)]
+    return found
+
+
+def pod_specs(manifests: list[Document]) -> Iterator[Document]:
+    for each in manifests:
+        if each["kind"] in {"Deployment", "Job"}:
+            yield each["spec"]["template"]["spec"]
+
+
+def container(manifests: list[Document], name: str) -> Document:
+    [found] = [each for pod in pod_specs(manifests) for each in pod["containers"] if each["name"] == name]
+    return dict(found)
+
+
+def validate(manifest: Document) -> None:
+    kubernetes_validate.validate(manifest, kubernetes_validate.latest_version(), strict=True)
+
+
+def test_kubernetes_takes_the_manifests(manifests: list[Document]) -> None:
+    for manifest in manifests:
+        validate(manifest)
+
+
+@once
+def test_kubernetes_would_not_take_a_misspelt_one(manifests: list[Document]) -> None:
+    deployment = find(manifests, "Deployment", "task-service")
+    deployment["spec"]["template"]["spec"]["terminationGracePeriod"] = 20
+    with pytest.raises(kubernetes_validate.ValidationError, match="terminationGracePeriod"):
+        validate(deployment)
+
+
+def test_kustomize_gives_the_manifests_versions_and_settings(baked: Path, manifests: list[Document]) -> None:
+    kubectl = program("kubectl", "kubernetes-client")
+    printed = run(kubectl, "kustomize", "deploy/kubernetes", cwd=baked, env=environment()).stdout
+    built = list(yaml.safe_load_all(printed))
+    for manifest in built:
+        validate(manifest)
+    [settings] = [each for each in built if each["kind"] == "ConfigMap"]
+    assert len(built) == len(manifests) + 1
+    for pod in pod_specs(built):
+        for each in pod["containers"]:
+            assert re.search(r":(latest|9)$", each["image"])
+            names = {source["configMapRef"]["name"] for source in each.get("envFrom", []) if "configMapRef" in source}
+            assert names <= {settings["metadata"]["name"]}
+
+
+def test_every_pod_is_hardened(manifests: list[Document]) -> None:
+    for pod in pod_specs(manifests):
+        assert pod["automountServiceAccountToken"] is False
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        for each in pod["containers"]:
+            assert each["securityContext"] == {
+                "allowPrivilegeEscalation": False,
+                "readOnlyRootFilesystem": True,
+                "capabilities": {"drop": ["ALL"]},
+            }
+            assert each["resources"]["limits"].keys() >= {"cpu", "memory"}
+
+
+def test_kubernetes_selectors_find_their_pods(manifests: list[Document]) -> None:
+    labels = [each["spec"]["template"]["metadata"]["labels"] for each in manifests if "template" in each["spec"]]
+    selectors = [
+        spec.get("podSelector", spec.get("selector"))
+        for spec in (each["spec"] for each in manifests if each["kind"] not in {"Job", "PersistentVolumeClaim"})
+        if "selector" in spec or "podSelector" in spec
+    ]
+    assert selectors
+    for selector in selectors:
+        wanted = selector.get("matchLabels", selector)
+        assert any(found.items() >= wanted.items() for found in labels), selector
+
+
+def test_kubernetes_runs_the_service_as_compose_does(manifests: list[Document], stack: Stack) -> None:
+    api = container(manifests, "api")
+    assert_same_container(api, stack.api)
+    assert [port["containerPort"] for port in api["ports"]] == stack.ports
+    check = stack.health_check(0)
+    assert api["livenessProbe"]["httpGet"] == {"port": "api", "path": "/live"}
+    assert api["readinessProbe"]["httpGet"] == {"port": "api", "path": "/ready"}
+    assert_same_checks(api, check)
+    [pod] = [pod for pod in pod_specs(manifests) if pod["containers"][0]["name"] == "api"]
+    pause = api["lifecycle"]["preStop"]["sleep"]["seconds"]
+    assert pod["terminationGracePeriodSeconds"] - pause == seconds(stack.api["stop_grace_period"])
+    assert {volume["emptyDir"]["sizeLimit"] for volume in pod["volumes"] if "emptyDir" in volume} == {"64Mi"}
+    assert stack.api["tmpfs"] == "/tmp:size=64m"
+
+
+def assert_same_container(container: Document, service: Document) -> None:
+    assert container["image"] == repository(service["image"])
+    set_there = {name: str(value) for name, value in service["environment"].items()}
+    set_here = {each["name"]: each["value"] for each in container["env"]}
+    # The same but for the name of the other service.
+    set_here |= {name: value.replace("task-service-valkey", "valkey") for name, value in set_here.items()}
+    # The worker listens on no port.
+    assert set_here == {n: v for n, v in set_there.items() if container["name"] == "api" or n not in LISTENING}
+    assert limits(container) == limits_of(service)
+
+
+LISTENING = {"HOST", "PORT", "MCP_PORT"}
+
+
+def limits(container: Document) -> dict[str, str]:
+    found = container["resources"]["limits"]
+    return {"cpus": found["cpu"], "memory": found["memory"].removesuffix("i")}
+
+
+def limits_of(service: Document) -> dict[str, str]:
+    found = service["deploy"]["resources"]["limits"]
+    return {"cpus": str(found["cpus"]), "memory": found["memory"]}
+
+
+def assert_same_checks(container: Document, check: dict[str, Any]) -> None:
+    alive, started = container["livenessProbe"], container["startupProbe"]
+    assert alive["periodSeconds"] == check["interval"]
+    assert alive["failureThreshold"] == check["retries"]
+    assert alive["timeoutSeconds"] == started["timeoutSeconds"] == check["timeout"]
+    assert started["periodSeconds"] == check["start-interval"]
+    assert started["periodSeconds"] * started["failureThreshold"] == check["start-period"]
+
+
+@with_jobs
+def test_kubernetes_runs_worker_and_valkey_as_compose_does(manifests: list[Document], stack: Stack) -> None:
+    worker = container(manifests, "worker")
+    assert_same_container(worker, stack.worker)
+    check = stack.health_check(1)
+    assert worker["livenessProbe"]["exec"]["command"] == check["command"]
+    assert_same_checks(worker, check)
+    assert worker["resources"]["limits"]["nvidia.com/gpu"] == 1
+    [pod] = [pod for pod in pod_specs(manifests) if worker["image"] in [each["image"] for each in pod["containers"]]]
+    assert pod["terminationGracePeriodSeconds"] >= seconds(stack.worker["stop_grace_period"])
+
+    valkey = container(manifests, "valkey")
+    there = stack.compose["services"]["valkey"]
+    assert (valkey["image"], valkey["args"]) == (there["image"], there["command"])
+    assert limits(valkey) == limits_of(there)
+
+
+@only(SQLITE_UV, SQLITE_UV_GPU)
+def test_on_kubernetes_one_pod_has_the_file_of_sqlite(manifests: list[Document]) -> None:
+    spec = find(manifests, "Deployment", "task-service")["spec"]
+    assert (spec["replicas"], spec["strategy"]) == (1, {"type": "Recreate"})
+    [mounted] = [pod for pod in pod_specs(manifests) if "task-service" in json.dumps(pod.get("volumes", [])).split('"')]
+    assert all({"name": "data", "mountPath": "/data"} in each["volumeMounts"] for each in mounted["containers"])
+
+
+@on_postgres
+def test_on_kubernetes_replicas_leave_connections_to_the_database(
+    baked: Path, manifests: list[Document], stack: Stack
+) -> None:
+    migrate = container(manifests, "migrate")
+    assert migrate["command"] == stack.compose["services"]["migrate"]["command"]
+    assert limits(migrate) == limits_of(stack.compose["services"]["migrate"])
+    spec = find(manifests, "Deployment", "task-service")["spec"]
+    assert "replicas" not in spec
+    replicas = find(manifests, "HorizontalPodAutoscaler", "task-service")["spec"]["maxReplicas"]
+    replicas += spec["strategy"]["rollingUpdate"]["maxSurge"]
+    settings = yaml.safe_load((baked / "deploy" / "kubernetes" / "kustomization.yaml").read_text())
+    pool = dict(each.split("=", 1) for each in settings["configMapGenerator"][0]["literals"])["DATABASE_POOL_SIZE"]
+    workers = re.findall(r"web_concurrency: .* = (\d+)$", (baked / "app" / "settings.py").read_text(), re.MULTILINE)
+    assert (
+        replicas * int(workers[0]) * int(pool) < 100 - 20
+    )  # max_connections, less some for jobs, migrations and people
+
+
+def test_names_fit_however_long_the_service_s_is(bake: Bake) -> None:
+    slug = "a" * 50
+    project = bake(database="postgres", gpu=True, project_slug=slug)
+    for file in (project / "deploy" / "kubernetes").iterdir():
+        for name in re.findall(r"name: (a{50}[a-z-]*)", file.read_text()):
+            assert len(name) <= 63, name
+    for unit in (project / "deploy" / "systemd").iterdir():
+        [user] = re.findall("^User=(.*)$", unit.read_text(), re.MULTILINE)
+        assert len(user) <= 32  # useradd takes no more
+    assert len(json.loads((project / "deploy" / "grafana" / "dashboard.json").read_text())["uid"]) <= 40
+
+
+def task_definition(baked: Path, name: str = "task-definition.json") -> Document:
+    loaded: Document = json.loads((baked / "deploy" / "ecs" / name).read_text())
+    return loaded
+
+
+def faults(definition: Document) -> str:
+    """What the API would refuse: unknown and missing parameters, other types and other words than it knows."""
+    shape = botocore.session.Session().get_service_model("ecs").operation_model("RegisterTaskDefinition").input_shape
+    report = str(ParamValidator().validate(definition, shape).generate_report())
+    return "\n".join([report, *unknown_words(definition, shape)]).strip()
+
+
+def unknown_words(value: Any, shape: Shape) -> Iterator[str]:
+    if shape.type_name == "structure":
+        for name, each in value.items():
+            if name in shape.members:
+                yield from unknown_words(each, shape.members[name])
+    elif shape.type_name == "list":
+        for each in value:
+            yield from unknown_words(each, shape.member)
+    elif getattr(shape, "enum", None) and value not in shape.enum:
+        yield f"{value} is not among {shape.enum}"
+
+
+@on_postgres
+def test_ecs_takes_the_task_definitions(baked: Path) -> None:
+    files = sorted((baked / "deploy" / "ecs").iterdir())
+    assert files
+    for file in files:
+        assert faults(task_definition(baked, file.name)) == ""
+
+
+@only(POSTGRES_UV)
+@pytest.mark.parametrize("damage", [{"cpus": "256"}, {"memory": 512}, {"networkMode": "awsvpcs"}])
+def test_ecs_would_not_take_a_wrong_one(damage: Document, baked: Path) -> None:
+    assert faults({**task_definition(baked), **damage})
+
+
+@on_postgres
+def test_ecs_runs_the_service_as_the_image_says(baked: Path, combination: Combination, stack: Stack) -> None:
+    definition = task_definition(baked)
+    assert (definition["cpu"], definition["memory"]) == ("256", "512")  # the smallest pair that Fargate has
+    assert limits_of(stack.api)["memory"] == "512M"
+    [api] = definition["containerDefinitions"]
+    assert [port["containerPort"] for port in api["portMappings"]] == stack.ports
+    assert_same_task(api, stack.api, stack.health_check(0))
+    if combination.gpu:
+        [worker] = task_definition(baked, "worker-task-definition.json")["containerDefinitions"]
+        assert f"{worker['memory'] // 1024}G" == limits_of(stack.worker)["memory"]
+        assert worker["cpu"] / 1024 == float(limits_of(stack.worker)["cpus"])
+        assert_same_task(worker, stack.worker, stack.health_check(1))
+
+
+def assert_same_task(container: Document, service: Document, check: dict[str, Any]) -> None:
+    assert repository(container["image"]) == repository(service["image"])
+    assert container["stopTimeout"] == seconds(service["stop_grace_period"])
+    assert container["readonlyRootFilesystem"] is service["read_only"] is True
+    assert container["linuxParameters"]["capabilities"] == {"drop": service["cap_drop"]}
+    here = container["healthCheck"]
+    assert here["command"] == ["CMD", *check["command"]]
+    assert [here[name] for name in ("interval", "timeout", "startPeriod", "retries")] == [
+        check[name] for name in ("interval", "timeout", "start-period", "retries")
+    ]
+
+
+def test_on_ecs_secrets_are_where_the_images_are(bake: Bake) -> None:
+    registry = "210987654321.dkr.ecr.eu-central-1.amazonaws.com/your-team"
+    text = (bake(database="postgres", registry=registry) / "deploy" / "ecs" / "task-definition.json").read_text()
+    assert "arn:aws:secretsmanager:eu-central-1:210987654321:secret:task-service-AbCdEf:API_KEY_SECRET::" in text
+    assert '"awslogs-region": "eu-central-1"' in text
+    assert not re.search("us-east-1|123456789012", text)
+
+
+def test_every_setting_in_deploy_is_one_of_the_service(baked: Path) -> None:
+    known = set(re.findall("^(?:# )?([A-Z_]+)=", (baked / ".env.prod.example").read_text(), re.MULTILINE))
+    known |= {"TMPDIR", "OPENBLAS_NUM_THREADS"}  # of Python and of NumPy
+    folder = baked / "deploy"
+    used = re.findall(r"\{name: ([A-Z_]+), value", "\n".join(map(Path.read_text, folder.glob("kubernetes/*"))))
+    used += re.findall(r'"name": "([A-Z_]+)"', "\n".join(map(Path.read_text, folder.glob("ecs/*"))))
+    used += re.findall(r"^      - ([A-Z_]+)=", (folder / "kubernetes" / "kustomization.yaml").read_text(), re.MULTILINE)
+    assert "MCP_ALLOWED_HOSTS" in used
+    assert set(used) <= known
+
+
+@pytest.fixture
+def units(baked: Path, tmp_path: Path) -> list[Path]:
+    """The units, with a Python where they look for one."""
+    python = tmp_path / "opt" / "python"
+    python.parent.mkdir()
+    python.write_text("#!/bin/sh\n")
+    python.chmod(0o755)
+    copies = []
+    for unit in sorted((baked / "deploy" / "systemd").iterdir()):
+        copies.append(tmp_path / unit.name)
+        text, found = re.subn(r"/opt/task-service/\.(venv|local)/bin/python", str(python), unit.read_text())
+        assert found
+        copies[-1].write_text(text)
+    return copies
+
+
+def test_systemd_takes_the_units_and_calls_them_secure(units: list[Path], tmp_path: Path) -> None:
+    analyze = program("systemd-analyze", "systemd")
+    run(analyze, "verify", "--man=no", *units, cwd=tmp_path, env=environment())
+    security = ["security", "--offline=yes", "--no-pager"]
+    printed = run(analyze, *security, "--threshold=25", *units, cwd=tmp_path, env=environment()).stdout
+    assert len(re.findall("Overall exposure level for .*: [0-9.]+ OK", printed)) == len(units)
+
+
+def test_systemd_runs_the_service_as_compose_does(baked: Path, combination: Combination, stack: Stack) -> None:
+    folder = baked / "deploy" / "systemd"
+    [started] = re.findall("^ExecStart=.*/(python .*)$", (folder / "task-service.service").read_text(), re.MULTILINE)
+    assert started.split() == stack.command
+    assert_same_unit(folder / "task-service.service", stack.api)
+    if combination.gpu:
+        assert_same_unit(folder / "task-service-worker.service", stack.worker)
+    migrations = re.findall(
+        "^ExecStartPre=.*/python (.*)$", (folder / "task-service.service").read_text(), re.MULTILINE
+    )
+    expected = (
+        [" ".join(stack.compose["services"]["migrate"]["command"][1:])]
+        if "migrate" in stack.compose["services"]
+        else []
+    )
+    assert migrations == expected
+
+
+def assert_same_unit(unit: Path, service: Document) -> None:
+    settings = dict(re.findall("^([A-Za-z]+)=(.*)$", unit.read_text(), re.MULTILINE))
+    there = service["deploy"]["resources"]["limits"]
+    assert settings["MemoryMax"] == there["memory"]
+    assert float(settings["CPUQuota"].removesuffix("%")) / 100 == float(there["cpus"])
+    assert int(settings["TasksMax"]) == there["pids"]
+    assert int(settings["TimeoutStopSec"]) == seconds(service["stop_grace_period"])
+
+
+class Upstream(ThreadingHTTPServer):
+    """Stands in for a port of the service: answers 200 and remembers what arrived."""
+
+    def __init__(self, port: int) -> None:
+        super().__init__(("127.0.0.1", port), Remember)
+        self.arrived: list[tuple[str, str, str]] = []
+
+
+class Remember(BaseHTTPRequestHandler):
+    def _answer(self) -> None:
+        assert isinstance(self.server, Upstream)
+        self.server.arrived.append((self.command, self.headers["Host"], self.path))
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    do_GET = do_POST = _answer
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+@contextmanager
+def upstream(port: int) -> Iterator[Upstream]:
+    with Upstream(port) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+class Proxy(NamedTuple):
+    port: int
+    api_port: int
+    mcp_port: int
+
+    @contextmanager
+    def sent(self, method: str, host: str, path: str) -> Iterator[http.client.HTTPConnection]:
+        """A request whose answer has not been read yet."""
+        with closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)) as connection:
+            connection.request(method, path, headers={"Host": host})
+            yield connection
+
+    def status(self, method: str, host: str, path: str) -> int:
+        with self.sent(method, host, path) as request:
+            return request.getresponse().status
+
+
+@contextmanager
+def caddy(project: Path, folder: Path, *, api: str, mcp: str) -> Iterator[int]:
+    """The port of a Caddy with the project's file, under other host names and without TLS."""
+    port = free_port()
+    text = (project / "deploy" / "caddy" / "Caddyfile").read_text()
+    for name, other in {"api.example.com": api, "mcp.example.com": mcp}.items():
+        text, sites = re.subn(rf"^{name} {{$", f"http://{other}:{port} {{", text, flags=re.MULTILINE)
+        assert sites == 1
+    file = folder / "Caddyfile"
+    file.write_text(f"{{\n\tadmin off\n}}\n{text}")
+    command = [program("caddy", "caddy"), "run", "--config", str(file), "--adapter", "caddyfile"]
+    with program_running(*command, port=port, folder=folder):
+        yield port
+
+
+@contextmanager
+def program_running(*command: str | Path, port: int, folder: Path) -> Iterator[None]:
+    """A program that listens on this port."""
+    log = folder / "log"
+    with log.open("w") as output:
+        env = environment(HOME=str(folder))
+        process = subprocess.Popen(command, cwd=folder, env=env, stdout=output, stderr=output)
+        try:
+            wait_until(lambda: listens(port), timeout=20, what=log.read_text)
+            yield
+        finally:
+            process.terminate()
+            process.wait()
+
+
+@pytest.fixture
+def proxy(bake: Bake, tmp_path: Path) -> Iterator[Proxy]:
+    api_port, mcp_port = free_port(), free_port()
+    project = bake(api_port=api_port, mcp_port=mcp_port)
+    with caddy(project, tmp_path, api="api.example.com", mcp="mcp.example.com") as port:
+        yield Proxy(port, api_port, mcp_port)
+
+
+def listens(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
+def test_caddy_takes_the_file(baked: Path, tmp_path: Path) -> None:
+    command = [program("caddy", "caddy"), "validate", "--adapter", "caddyfile", "--config", "deploy/caddy/Caddyfile"]
+    run(*command, cwd=baked, env=environment(HOME=str(tmp_path)))
+
+
+def test_caddy_leads_each_name_to_its_port_and_keeps_admin_and_metrics_inside(proxy: Proxy) -> None:
+    with upstream(proxy.api_port) as api, upstream(proxy.mcp_port) as mcp:
+        assert proxy.status("GET", "api.example.com", "/tasks?limit=1") == 200
+        assert proxy.status("POST", "mcp.example.com", "/mcp") == 200
+        for path in ("/admin", "/admin/api-keys", "/metrics", "//admin/api-keys", "/%61dmin/api-keys"):
+            assert proxy.status("GET", "api.example.com", path) == 404, path
+    assert api.arrived == [("GET", "api.example.com", "/tasks?limit=1")]
+    assert mcp.arrived == [("POST", "mcp.example.com", "/mcp")]  # by its name, which MCP_ALLOWED_HOSTS knows
+
+
+def test_caddy_lets_requests_wait_while_the_service_is_replaced(proxy: Proxy) -> None:
+    with proxy.sent("GET", "api.example.com", "/tasks") as get, proxy.sent("POST", "mcp.example.com", "/mcp") as post:
+        assert select.select([get.sock, post.sock], [], [], 1)[0] == [], "answered while nothing listens"
+        with upstream(proxy.api_port) as api, upstream(proxy.mcp_port) as mcp:
+            assert [get.getresponse().status, post.getresponse().status] == [200, 200]
+    assert [len(api.arrived), len(mcp.arrived)] == [1, 1]
+
+
+def rules(baked: Path) -> list[Document]:
+    [group] = yaml.safe_load((baked / "deploy" / "prometheus" / "alerts.yml").read_text())["groups"]
+    return list(group["rules"])
+
+
+def test_prometheus_takes_the_alerts(baked: Path) -> None:
+    run(
+        program("promtool", "prometheus"),
+        "check",
+        "rules",
+        "deploy/prometheus/alerts.yml",
+        cwd=baked,
+        env=environment(),
+    )
+    for rule in rules(baked):
+        assert rule["labels"]["severity"] in {"critical", "warning"}
+        assert rule["annotations"]["runbook"].endswith(".")
+
+
+@once
+def test_alerts_fire_when_they_should_and_only_then(baked: Path, tmp_path: Path) -> None:
+    promtool = program("promtool", "prometheus")
+    without_runbooks = [{**rule, "annotations": {"summary": rule["annotations"]["summary"]}} for rule in rules(baked)]
+    (tmp_path / "rules.yml").write_text(yaml.safe_dump({"groups": [{"name": "all", "rules": without_runbooks}]}))
+    tests = shutil.copy(TEMPLATE / "tests" / "alerts.yml", tmp_path)
+    run(promtool, "test", "rules", tests, cwd=tmp_path, env=environment())
+    tested = yaml.safe_load(Path(tests).read_text())["tests"]
+    fired = {each["alertname"] for test in tested for each in test["alert_rule_test"] if "exp_alerts" in each}
+    assert fired == {rule["alert"] for rule in without_runbooks}
+
+
+def queries(project: Path, interval: str = "5m") -> list[str]:
+    dashboard = json.loads((project / "deploy" / "grafana" / "dashboard.json").read_text())
+    found = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    return [query.replace("$__rate_interval", interval) for query in found]
+
+
+@once
+def test_prometheus_takes_the_queries_of_the_dashboard(baked: Path, tmp_path: Path) -> None:
+    as_rules = [{"record": f"query:{number}", "expr": query} for number, query in enumerate(queries(baked))]
+    (tmp_path / "rules.yml").write_text(yaml.safe_dump({"groups": [{"name": "queries", "rules": as_rules}]}))
+    run(program("promtool", "prometheus"), "check", "rules", "rules.yml", cwd=tmp_path, env=environment())
+
+
+# What Prometheus itself knows.
+OF_PROMETHEUS = {"up": {"job", "instance"}}
+SUFFIXES = {"Counter": ["_total"], "Gauge": [""], "Histogram": ["_bucket", "_sum", "_count"]}
+
+
+def exported(baked: Path) -> dict[str, set[str]]:
+    """The labels of each time series that the service's code declares."""
+    found = dict(OF_PROMETHEUS)
+    [file] = baked.glob("app/**/metrics.py")
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in SUFFIXES:
+            name, _, labels = map(ast.literal_eval, node.args[:3])
+            known = {*labels, "job", "instance", "le"}
+            found |= {f"{name}{suffix}": known for suffix in SUFFIXES[node.func.id]}
+    return found
+
+
+@once
+def test_alerts_and_dashboard_ask_for_what_the_service_exports(baked: Path) -> None:
+    known = exported(baked)
+    assert len(known) > 5
+    for query in [*queries(baked), *(rule["expr"] for rule in rules(baked))]:
+        asked = re.findall(r"(\w+)\{(.*?)\}", query)
+        assert asked, query
+        for name, matchers in asked:
+            assert set(re.findall(r'(\w+)[=!]~?"', matchers)) <= known[name], query
+        grouped = {label for group in re.findall(r"\b(?:by|on) \((.*?)\)", query) for label in group.split(", ")}
+        assert grouped <= set.union(*(known[name] for name, _ in asked)), query

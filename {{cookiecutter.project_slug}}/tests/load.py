@@ -30,6 +30,7 @@ class Load:
         self._url = server.url
         self._headers = {"X-API-Key": key}
         self._outage_expected = outage_expected
+        self._has_created = asyncio.Event()
         self._is_over = False
 
     async def run(self, meanwhile: Callable[[httpx2.AsyncClient], Awaitable[None]]) -> None:
@@ -58,7 +59,8 @@ class Load:
         goal = len(self.created) + notes
         async with asyncio.timeout(PROGRESS_TIMEOUT):
             while len(self.created) < goal:
-                await asyncio.sleep(0.01)
+                self._has_created.clear()
+                await self._has_created.wait()
 
     def check(self) -> None:
         """Everything acknowledged is stored, once and unchanged, and nothing that nobody sent."""
@@ -89,6 +91,7 @@ class Load:
             note = await self._send("POST", "/notes", {"title": title})
             if note is not None:
                 self.created[note["id"]] = title
+                self._has_created.set()
             if self._is_over:
                 return
 

@@ -61,9 +61,7 @@ def test_no_route_answers_without_a_key(
         "Authorization: Bearer  {} ",
     ],
 )
-def test_a_key_is_accepted_in_either_header_and_with_blanks_around_it(
-    admin: TestClient, key: str, header: str
-) -> None:
+def test_a_key_is_accepted_in_either_header_and_with_blanks_around_it(admin: TestClient, key: str, header: str) -> None:
     name, _, value = header.format(key).partition(": ")
     assert client_with(admin, {name: value}).get("/notes").status_code == 200
     assert client_with(admin, {name: value}, MCP_URL).get("/mcp").status_code == 405

@@ -7,7 +7,17 @@ import pytest
 
 from app.settings import ROOT
 
-LAYERS = {"main": 5, "worker": 5, "features": 4, "web": 2, "db": 1, "settings": 0, "logs": 0, "errors": 0, "database_url": 0}
+LAYERS = {
+    "main": 5,
+    "worker": 5,
+    "features": 4,
+    "web": 2,
+    "db": 1,
+    "settings": 0,
+    "logs": 0,
+    "errors": 0,
+    "database_url": 0,
+}
 FEATURE = 3
 """The layer of each folder that has none above."""
 MAY_USE = {"duplicates": {"jobs", "tasks"}}

@@ -18,7 +18,7 @@ from starlette.testclient import TestClient
 
 from app.settings import Settings
 from app.web.authentication import Caller
-from tests.conftest import JSON_RPC, MCP_URL, CallTool, client_with
+from tests.conftest import JSON_RPC, MCP_URL, CallTool
 from tests.notes import BROKEN, create_app
 from tests.server import ADMIN_KEY, Server, fetch, wait_until
 
@@ -59,9 +59,7 @@ def test_every_argument_is_described(tools: list[dict[str, Any]]) -> None:
             assert described, f"{tool['name']}: {argument}"
 
 
-def test_what_is_done_over_mcp_shows_over_rest_and_the_other_way_round(
-    client: TestClient, call_tool: CallTool
-) -> None:
+def test_what_is_done_over_mcp_shows_over_rest_and_the_other_way_round(client: TestClient, call_tool: CallTool) -> None:
     created = json.loads(call_tool("create_note", title=" Opening hours "))
     note = client.get(f"/notes/{created['id']}").json()
     assert note["title"] == created["title"] == "Opening hours"

@@ -37,7 +37,9 @@ def requests(interface: str, method: str, route: str, status: str) -> str:
     return series("http_requests_total", interface=interface, method=method, route=route, status=status)
 
 
-def test_requests_are_counted_by_route_and_status(admin: TestClient, client: TestClient, mcp_client: TestClient) -> None:
+def test_requests_are_counted_by_route_and_status(
+    admin: TestClient, client: TestClient, mcp_client: TestClient
+) -> None:
     before = samples(client.get("/metrics").text)
     client_with(admin).get("/notes")
     client.post("/notes", json={})

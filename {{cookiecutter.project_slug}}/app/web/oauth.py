@@ -34,7 +34,7 @@ CLOCK_SKEW = 10.0
 FETCH_TIMEOUT = 3.0
 """Seconds after which an issuer that does not answer is taken to be away: the longest that a request waits for it."""
 FETCH_INTERVAL = 10.0
-"""Seconds between two attempts: tokens with a made-up key id must not send a request each to the issuer."""
+"""Seconds between two attempts, so that no made-up key id sends a request to the issuer; more than one may take."""
 LIFETIME = 300.0
 """Seconds after which keys are read anew; those at hand are used meanwhile."""
 
@@ -83,14 +83,14 @@ class IssuerKeys:
         return self._keys.get(key_id)
 
     def _read_soon(self) -> asyncio.Task[None] | None:
-        if self._reading is None and self._clock() - self._tried_at > FETCH_INTERVAL:
+        if self._clock() - self._tried_at > FETCH_INTERVAL:
             self._tried_at = self._clock()
             self._reading = asyncio.create_task(self._read())
         return self._reading
 
     async def _read(self) -> None:
         try:
-            async with asyncio.timeout(FETCH_TIMEOUT), httpx2.AsyncClient(verify=self._tls) as client:
+            async with asyncio.timeout(FETCH_TIMEOUT), httpx2.AsyncClient(verify=self._tls, timeout=None) as client:
                 key_set = jwt.PyJWKSet(await self._fetch_keys(client))
             self._keys = {key.key_id: key for key in key_set.keys if key.public_key_use != "enc"}
             self._read_at = self._clock()

@@ -10,7 +10,7 @@ WITH_POSTGRES = ["-m", "dev.postgres"]
 PROBES = "app/web/probes.py"
 MCP = "app/web/mcp.py"
 SMOKE_TEST = "scripts/smoke.sh"
-CUDA_CHECK = "scripts/cuda.py"
+CUDA_CHECK = "scripts/check_cuda.py"
 
 QUICK_TESTS = ["test"]
 """What `make` is told to run the tests that take seconds."""

@@ -13,8 +13,8 @@ from typing import NamedTuple
 import pytest
 import yaml
 
-from tests.combinations import EACH_DATABASE, Combination
-from tests.conftest import Bake
+from tests.combinations import EACH_DATABASE, POSTGRES_UV, Combination
+from tests.conftest import Bake, only
 from tests.docker import PREFIX, SECRET, Answer, Container, build, call, docker
 from tests.rendered import ISSUE_KEY, MCP, PROBES
 from tests.sandbox import code_blocks, environment, free_port, run, wait_until
@@ -181,8 +181,11 @@ def test_production_names_what_is_missing(project: Path, image: str, combination
         )
 
 
-def test_the_database_and_the_service_have_the_same_password_whatever_else_is_set(bake: Bake, tmp_path: Path) -> None:
-    project = bake(database="postgres")
+@only(POSTGRES_UV)
+def test_the_database_and_the_service_have_the_same_password_whatever_else_is_set(
+    bake: Bake, combination: Combination, tmp_path: Path
+) -> None:
+    project = bake(**combination._asdict())
     fill_in(project)
     (project / ".env").write_text("POSTGRES_PASSWORD=another\n")
     command = ["docker", "compose", "--file=compose.prod.yaml", "config", "--format=json"]
@@ -211,6 +214,7 @@ def test_a_backup_is_made_and_restored_as_the_readme_says(production: Stack) -> 
     tasks = f"{url(production)}/tasks"
     kept = call(tasks, key=key, data={"title": "Kept"}).body
     production.sh(save)
+    production.sh("sh deploy/backup.sh backups && mv backups/*.backup app.backup")  # the same, as each night
     assert call(f"{tasks}/{kept['id']}", key=key, method="DELETE").status == 204
     later = call(tasks, key=key, data={"title": "Later"}).body
     production.sh(restore)

@@ -10,6 +10,7 @@ import shutil
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -33,7 +34,7 @@ from tests.combinations import (
     Combination,
 )
 from tests.conftest import Bake, only
-from tests.sandbox import environment, free_port, run, wait_until
+from tests.sandbox import SCRIPTS, code_blocks, environment, free_port, run, wait_until
 
 # What differs here depends on the database and on jobs.
 RUN_FOR = [SQLITE_UV, POSTGRES_UV, SQLITE_UV_GPU, POSTGRES_PIP_GPU]
@@ -246,7 +247,6 @@ def assert_same_checks(container: Document, check: dict[str, Any]) -> None:
     assert alive["periodSeconds"] == check["interval"]
     assert alive["failureThreshold"] == check["retries"]
     assert alive["timeoutSeconds"] == started["timeoutSeconds"] == check["timeout"]
-    assert started["periodSeconds"] == check["start-interval"]
     assert started["periodSeconds"] * started["failureThreshold"] == check["start-period"]
 
 
@@ -301,8 +301,8 @@ def test_names_fit_however_long_the_service_s_is(bake: Bake) -> None:
         for name in re.findall(r"name: (a{50}[a-z-]*)", file.read_text()):
             assert len(name) <= 63, name
     for unit in (project / "deploy" / "systemd").iterdir():
-        [user] = re.findall("^User=(.*)$", unit.read_text(), re.MULTILINE)
-        assert len(user) <= 32  # useradd takes no more
+        for user in re.findall("^User=(.*)$", unit.read_text(), re.MULTILINE):
+            assert len(user) <= 32  # useradd takes no more
     assert len(json.loads((project / "deploy" / "grafana" / "dashboard.json").read_text())["uid"]) <= 40
 
 
@@ -392,26 +392,28 @@ def test_every_setting_in_deploy_is_one_of_the_service(baked: Path) -> None:
 
 @pytest.fixture
 def units(baked: Path, tmp_path: Path) -> list[Path]:
-    """The units, with a Python where they look for one."""
+    """The units, with a Python where they look for one, and a Docker."""
     python = tmp_path / "opt" / "python"
     python.parent.mkdir()
     python.write_text("#!/bin/sh\n")
     python.chmod(0o755)
+    (tmp_path / "docker.service").write_text("[Service]\nExecStart=/bin/true\n")
     copies = []
     for unit in sorted((baked / "deploy" / "systemd").iterdir()):
         copies.append(tmp_path / unit.name)
-        text, found = re.subn(r"/opt/task-service/\.(venv|local)/bin/python", str(python), unit.read_text())
-        assert found
+        text = re.sub(r"/opt/task-service/\.(venv|local)/bin/python", str(python), unit.read_text())
         copies[-1].write_text(text)
     return copies
 
 
 def test_systemd_takes_the_units_and_calls_them_secure(units: list[Path], tmp_path: Path) -> None:
     analyze = program("systemd-analyze", "systemd")
-    run(analyze, "verify", "--man=no", *units, cwd=tmp_path, env=environment())
-    security = ["security", "--offline=yes", "--no-pager"]
-    printed = run(analyze, *security, "--threshold=25", *units, cwd=tmp_path, env=environment()).stdout
-    assert len(re.findall("Overall exposure level for .*: [0-9.]+ OK", printed)) == len(units)
+    env = environment(SYSTEMD_UNIT_PATH=f"{tmp_path}:")
+    run(analyze, "verify", "--man=no", *units, cwd=tmp_path, env=env)
+    services = [unit for unit in units if unit.suffix == ".service"]
+    security = ["security", "--offline=yes", "--no-pager", "--threshold=25"]
+    printed = run(analyze, *security, *services, cwd=tmp_path, env=env).stdout
+    assert len(re.findall("Overall exposure level for .*: [0-9.]+ OK", printed)) == len(services)
 
 
 def test_systemd_runs_the_service_as_compose_does(baked: Path, combination: Combination, stack: Stack) -> None:
@@ -439,6 +441,40 @@ def assert_same_unit(unit: Path, service: Document) -> None:
     assert float(settings["CPUQuota"].removesuffix("%")) / 100 == float(there["cpus"])
     assert int(settings["TasksMax"]) == there["pids"]
     assert int(settings["TimeoutStopSec"]) == seconds(service["stop_grace_period"])
+
+
+DOCKER = """#!/bin/sh
+echo "$@" > "$FOLDER/called"
+echo saved
+exit "$STATUS"
+"""
+
+
+@only(SQLITE_UV, POSTGRES_UV)
+def test_a_backup_is_kept_for_days_and_longer_where_none_can_be_made(baked: Path, tmp_path: Path) -> None:
+    (tmp_path / "docker").write_text(DOCKER)
+    (tmp_path / "docker").chmod(0o755)
+    backups = tmp_path / "backups"
+    backups.mkdir()
+    for days in (13, 20):
+        old = backups / f"{days}.backup"
+        old.touch()
+        os.utime(old, (time.time() - days * 86400,) * 2)
+    script = baked / "deploy" / "backup.sh"
+    run(SCRIPTS / "shellcheck", script, cwd=baked, env=environment())
+    env = environment(PATH=f"{tmp_path}:{os.environ['PATH']}", FOLDER=str(tmp_path))
+    run("sh", script, backups, cwd=tmp_path, env=env | {"STATUS": "1"}, status=1)
+    assert {"13.backup", "20.backup"} == {each.name for each in backups.glob("*.backup")}
+
+    run("sh", script, backups, cwd=tmp_path, env=env | {"STATUS": "0"})
+    [made] = {each.name for each in backups.glob("*.backup")} - {"13.backup"}
+    assert (backups / made).read_text() == "saved\n"
+    assert (backups / made).stat().st_mode & 0o077 == 0
+
+    # What it runs is what the documentation says.
+    save, _ = code_blocks(baked / "docs" / "operate.md", "Backup", "sh")
+    [*_, documented] = save.partition(" exec ")
+    assert (tmp_path / "called").read_text().partition(" exec ")[2].strip() == documented.partition(" > ")[0]
 
 
 class Upstream(ThreadingHTTPServer):

@@ -21,18 +21,11 @@ from tests.sandbox import environment, free_port, run, wait_until
 
 ANSWERS = {"project_slug": "library", "project_name": "Library", "description": "Keeps books."}
 PAGE = Path("docs", "add-a-feature.md")
-# What may speak of tasks in a project without any: this page and others, the example's files under `[tool.cruft] skip`, asyncio.
+# What may speak of tasks where there are none: pages, the folders in `[tool.cruft] skip`, and words of Python and systemd.
 SPEAKS_OF_TASKS = re.compile(
-    r"^(docs/|README\.md:|requirements.*\.txt:|\.cruft\.json:)|create_task\(|_TASK|remove-feature"
-    r'|"(app|tests)/tasks"|0002_tasks\.py|asyncio\.(Task|all_tasks)|\bTaskGroup\b'
+    r"^(docs/|README\.md:|\.cruft\.json:)|remove-feature|\"(app|tests)/tasks\"|0002_tasks\.py"
+    r"|\.create_task\(|asyncio\.|\bTasksMax\b"
 )
-COMMENTS = {
-    ".py": "# Newer.\n",
-    ".toml": "# Newer.\n",
-    ".yaml": "# Newer.\n",
-    ".yml": "# Newer.\n",
-    ".md": "\nNewer.\n",
-}
 
 
 class Project(NamedTuple):
@@ -154,12 +147,12 @@ def test_an_update_of_every_file_of_the_platform_merges(
 
 
 def renew(github: Path, work: Path, env: dict[str, str]) -> None:
-    """Change every file of the template that is rendered, and push that."""
+    """Change the first comment of every file that is rendered, and push that."""
     run("git", "clone", "--quiet", updates.ADDRESS, work, cwd=github, env=env)
+    pattern, _ = updates.WORDING
     for file in (work / updates.PROJECT).rglob("*"):
-        if comment := COMMENTS.get(file.suffix.removesuffix("{% endif %}")):
-            with file.open("a", encoding="utf-8") as text:
-                text.write(comment)
+        if file.is_file():
+            file.write_text(pattern.sub(r"\1Newly: ", file.read_text(encoding="utf-8"), count=1), encoding="utf-8")
     updates.commit(work, env)
     run("git", "push", "--quiet", cwd=work, env=env)
 

@@ -170,6 +170,23 @@ def test_bad_files_are_not_committed(staged: Service) -> None:
 
 @slow
 @once
+def test_in_a_folder_of_a_larger_repository_it_checks_its_own_files(
+    staged: Service, baked: Path, tmp_path: Path
+) -> None:
+    project = borrow(staged, shutil.copytree(baked, tmp_path / "larger" / "(tasks)"))
+    for command in (["git", "init", "--quiet", ".."], ["make", "git-hook"], ["git", "add", "."]):
+        run(*command, cwd=project, env=staged.env)
+    run("git", "commit", "--quiet", "--no-verify", "--message", "rendered", cwd=project, env=staged.env)
+    for folder in (project / "app", project.parent):
+        (folder / "added.py").write_text("added: int = ''\n")
+        run("git", "add", folder, cwd=project, env=staged.env)
+    refused = run("git", "commit", "--message", "bad", cwd=project, env=staged.env, status=1, timeout=300)
+    printed = refused.stdout + refused.stderr
+    assert re.findall(r"(?m)^(.*?)\.+Failed$", printed) == ["ruff format", "mypy"]
+    assert (project.parent / "added.py").read_text() == "added: int = ''\n"
+
+
+@once
 def test_a_lock_that_does_not_fit_is_not_committed_but_mended(staged: Service) -> None:
     files = [staged.folder / name for name in ("pyproject.toml", "requirements.txt", "requirements-dev.txt")]
     before = [file.read_text() for file in files]
@@ -193,7 +210,7 @@ def test_its_quick_tests_pass(installed: Service) -> None:
 @slow
 @only(POSTGRES_UV)
 def test_a_pooler_serves_many_connections_with_few(installed: Service) -> None:
-    """Skipped by the project itself where there is no PgBouncer, unless `REQUIRE_PGBOUNCER` is set."""
+    """Skipped by the project itself where there is no PgBouncer, unless `REQUIRE_PROGRAMS` is set."""
     installed.make(*POOLER_TEST)
 
 

@@ -615,7 +615,7 @@ def test_what_is_new_in_the_template_is_proposed_once(
 
 
 def in_conflict(project: Path, env: dict[str, str]) -> None:
-    updates.edit(project / "app" / "health.py", r'\A""".*"""$', '"""Ours."""')
+    updates.edit(project / "app" / "web" / "probes.py", r'\A""".*"""$', '"""Ours."""')
 
 
 def where_only_the_template_s_own_files_changed(project: Path, env: dict[str, str]) -> None:

@@ -117,13 +117,13 @@ def edit(file: Path, pattern: str, replacement: str, count: int = 0) -> None:
 def change(project: Path) -> None:
     """Change a project as its users do."""
     for module in sorted((project / "app").rglob("*.py")):
-        if module.relative_to(project).as_posix() in REMOVED:
-            continue
+        if module.name == "__init__.py" or module.relative_to(project).as_posix() in REMOVED:
+            continue  # one line, which the release changes as well; and what it removes
         name = f"ADDED_TO_{module.stem.strip('_').upper()}"
         module.write_text(f'{module.read_text(encoding="utf-8")}\n\n{name} = "by its user"\n', encoding="utf-8")
     edit(project / "app" / "tasks" / "rest.py", "^    return router", ROUTE, count=1)
     add_column(project)
-    edit(project / "pyproject.toml", '^    "alembic>=.*', r'\g<0>\n    "anyio>=4",')
+    edit(project / "pyproject.toml", '^    "prometheus-client>=.*', r'\g<0>\n    "anyio>=4",')
     for lock in project.glob("requirements*.txt"):
         if "\nanyio==" in lock.read_text():
             edit(lock, r"^(anyio==.*\n(?:    --hash.*\n)+    # via .*)", rf"\1, {project.name} (pyproject.toml)")

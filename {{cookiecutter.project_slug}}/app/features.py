@@ -12,13 +12,10 @@ from app.web.feature import Feature
 
 
 def create_features(database: Database, settings: Settings) -> list[Feature]:
-{% if cookiecutter.gpu %}
-    queue = Queue(settings)
-{% endif %}
     return [
         tasks_feature(database),
 {% if cookiecutter.gpu %}
         jobs_feature(database),
-        duplicates_feature(database, queue),
+        duplicates_feature(database, Queue(settings)),
 {% endif %}
     ]

@@ -65,7 +65,7 @@ def create_app(
         version=VERSION,
         lifespan=lifespan,
         middleware=middleware_of("rest", keys, tokens, settings),
-        generate_unique_id_function=lambda route: route.name,  # `create_task`, as in generated clients
+        generate_unique_id_function=lambda route: route.name,  # what generated clients call it
         redirect_slashes=False,  # behind a proxy that ends TLS, the redirect would lead to http://
         swagger_ui_oauth2_redirect_url=None,
     )

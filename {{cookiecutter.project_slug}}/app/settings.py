@@ -192,7 +192,7 @@ class Settings(BaseSettings):
     def _check_hosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for host in value:
             if not _HOST_NAME.fullmatch(host):
-                raise ValueError(f"{host!r} is not a host name such as tasks.example.com (no scheme, no port)")
+                raise ValueError(f"{host!r} is not a host name such as api.example.com (no scheme, no port)")
         return value
 
     @field_validator("oauth_issuer", "mcp_public_url")

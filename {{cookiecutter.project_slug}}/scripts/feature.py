@@ -184,7 +184,7 @@ def remove(name: str) -> None:
     for folder in ("app", "tests"):
         shutil.rmtree(ROOT / folder / many, ignore_errors=True)
     without(FEATURES, many)
-    if names_module(WORKER, many):
+    if imports(WORKER, many):
         without(WORKER, many)
     changed = [file for file in (FEATURES, WORKER) if file.exists()]
     for each in removable:
@@ -209,12 +209,12 @@ def obstacle_to_remove(many: str, migrations: list[Path]) -> str | None:
         place = file.relative_to(ROOT)
         if file in (FEATURES, WORKER) or place.parts[:2] in (("app", many), ("tests", many)):
             continue
-        if names_module(file, many):
+        if imports(file, many):
             other = place.parts[1] if len(place.parts) > 2 else None
             if other and (ROOT / "app" / other / "feature.py").exists():
                 return f"{place} needs it. Remove that feature first: make remove-feature NAME={other}"
             return f"{place} needs it."
-    if names_module(WORKER, many) and not re.search(rf"from app\.{many}\.computation import", WORKER.read_text()):
+    if imports(WORKER, many) and not re.search(rf"from app\.{many}\.computation import", WORKER.read_text()):
         return "app/worker.py needs it: jobs come and go with the template's answer `gpu`."
     if not is_repository():
         return "this is not a git repository, from which it could be brought back. Make it one and commit everything."
@@ -225,18 +225,26 @@ def obstacle_to_remove(many: str, migrations: list[Path]) -> str | None:
     return None
 
 
-def names_module(file: Path, many: str) -> bool:
+def imports(file: Path, many: str) -> bool:
     """Whether the file imports the feature or its tests."""
-    return file.exists() and bool(re.search(rf"\b(app|tests)\.{many}\b", file.read_text(encoding="utf-8")))
+    if not file.exists():
+        return False
+    imported: list[str] = []
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            imported += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            imported += [f"{node.module}.{alias.name}" for alias in node.names]
+    return any(f"{name}.".startswith((f"app.{many}.", f"tests.{many}.")) for name in imported)
 
 
 def without(file: Path, many: str) -> None:
     """Take the feature's imports out of a file, and what they are used for: an entry of a list or of a dictionary."""
     text = file.read_text(encoding="utf-8")
-    imports = rf"^from app\.{many}\.\w+ import (?:\w+ as )?(\w+)\n"
-    for name in re.findall(imports, text, re.MULTILINE):
+    lines = rf"^from app\.{many}\.\w+ import (?:\w+ as )?(\w+)\n"
+    for name in re.findall(lines, text, re.MULTILINE):
         text = re.sub(rf"^    +{name}\(.*\),\n|\b{name}: \w+(, )?", "", text, flags=re.MULTILINE)
-    text = re.sub(imports, "", text, flags=re.MULTILINE)
+    text = re.sub(lines, "", text, flags=re.MULTILINE)
     text = re.sub(rf'"-m", "app\.{many}\.\w+"', '"-c", "print(\'a device that no computation checks\')"', text)
     file.write_text(text, encoding="utf-8")
 

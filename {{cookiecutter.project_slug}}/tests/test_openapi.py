@@ -144,9 +144,9 @@ def test_errors_are_as_documented(
 
 
 @pytest.mark.slow
-def test_schemathesis_finds_nothing(tmp_path: Path, empty_database_url: str) -> None:
+def test_no_made_up_request_breaks_a_route(tmp_path: Path, empty_database_url: str) -> None:
     with Server(tmp_path, app=NOTES_APP, DATABASE_URL=empty_database_url) as server:
-        run_schemathesis(server, tmp_path, "^/(notes|live|health|ready|metrics)", server.issue_key("schemathesis"))
+        run_schemathesis(server, tmp_path, "^/(?!admin|jobs|duplicates)", server.issue_key("schemathesis"))
         run_schemathesis(server, tmp_path, "^/admin", ADMIN_KEY)
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
 
 from app.db.columns import utc_now
-from app.web.schemas import MAX_ID, Input, Integer
+from app.web.schemas import MAX_ID, ONLY_DIGITS, Input
 
 
 def _in_future(value: datetime) -> datetime:
@@ -18,7 +18,7 @@ def _in_future(value: datetime) -> datetime:
         raise ValueError("must be before the year 10000") from None
 
 
-ApiKeyId = Annotated[Integer, Field(ge=1, le=MAX_ID, description="The key's id", examples=[7])]
+ApiKeyId = Annotated[int, Field(ge=1, le=MAX_ID, description="The key's id", examples=[7]), ONLY_DIGITS]
 
 
 class ApiKeyCreate(Input):

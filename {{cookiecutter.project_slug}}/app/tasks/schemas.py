@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
 from app.tasks.models import Priority, Status
-from app.web.schemas import MAX_ID, Input, Integer, Page, not_sent
+from app.web.schemas import MAX_ID, ONLY_DIGITS, Input, Page, not_sent
 
 # PostgreSQL cannot store NUL in a text.
 Title = Annotated[
@@ -36,7 +36,7 @@ DueDate = Annotated[
     BeforeValidator(_only_iso, json_schema_input_type=date),
     Field(description="Day by which it should be done", examples=["2030-12-31"]),
 ]
-TaskId = Annotated[Integer, Field(ge=1, le=MAX_ID, description="The task's id", examples=[42])]
+TaskId = Annotated[int, Field(ge=1, le=MAX_ID, description="The task's id", examples=[42]), ONLY_DIGITS]
 
 
 class TaskCreate(Input):

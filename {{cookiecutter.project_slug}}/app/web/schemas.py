@@ -19,13 +19,14 @@ def _only_digits(value: object) -> object:
     return value
 
 
-Integer = Annotated[int, BeforeValidator(_only_digits)]
-"""An integer in a path or a query."""
+ONLY_DIGITS = BeforeValidator(_only_digits)
+"""For an integer in a path or a query. Last in its type: limits that came after it would not show in the schema."""
 
-PageSize = Annotated[Integer, Field(ge=1, le=200, description="Items per page", examples=[50])]
+PageSize = Annotated[int, Field(ge=1, le=200, description="Items per page", examples=[50]), ONLY_DIGITS]
 Cursor = Annotated[
-    Integer,
+    int,
     Field(ge=1, le=MAX_ID, description="`next_cursor` of the page before; omit it for the first page", examples=[41]),
+    ONLY_DIGITS,
 ]
 Query = Annotated[
     str,

@@ -47,6 +47,7 @@ class ToolServer(MCPServer):
         self._arguments: dict[str, list[str]] = {}
 
     def add_tool(self, fn: Callable[..., Any], name: str | None = None, *args: Any, **options: Any) -> None:
+        options["description"] = options.get("description") or inspect.getdoc(fn)  # without its indentation
         super().add_tool(fn, name, *args, **options | {"structured_output": False})
         self._arguments[name or fn.__name__] = list(inspect.signature(fn).parameters)
 

@@ -110,7 +110,7 @@ def test_both_interfaces_serve_books(library: Project, tmp_path: Path) -> None:
             [listed] = json.loads(answer["result"]["content"][0]["text"])["items"]
             assert book.items() <= listed.items() <= created.items()
         finally:
-            os.killpg(process.pid, signal.SIGINT)
+            os.killpg(process.pid, signal.SIGTERM)
             process.wait(timeout=30)
 
 

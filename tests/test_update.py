@@ -483,12 +483,13 @@ def test_every_answer_is_switched() -> None:
 
 @pytest.mark.parametrize("cycle", SWITCHED)
 def test_answers_that_are_switched_are_as_if_they_had_been_given_first(
-    cycle: list[dict[str, object]], env: dict[str, str], no_resolver: Path, tmp_path: Path
+    cycle: list[dict[str, object]], env: dict[str, str], tmp_path: Path
 ) -> None:
     fresh = [tree(render(tmp_path / str(number), env, **answers)) for number, answers in enumerate(cycle)]
     [project] = (tmp_path / "0").iterdir()
     for number in [*range(1, len(cycle)), 0]:
-        template_update(project, env, switch(**cycle[number]), tools=no_resolver)
+        answers = ["--variables-to-update", json.dumps(cycle[number])]
+        run(sys.executable, "scripts/template_update.py", *answers, cwd=project, env={**env, "MAKE": "true"})
         assert tree(project) == fresh[number]
         commit(project, env)
 

@@ -24,14 +24,14 @@ app/db/__init__.py app/db/columns.py app/db/database.py app/db/failures.py app/d
 app/db/search.py app/db/sqlite.py app/errors.py app/features.py app/logs.py app/main.py app/settings.py
 app/tasks/__init__.py app/tasks/feature.py app/tasks/models.py app/tasks/rest.py app/tasks/schemas.py
 app/tasks/service.py app/tasks/tools.py app/web/__init__.py app/web/authentication.py app/web/connections.py
-app/web/feature.py app/web/healthcheck.py app/web/mcp.py app/web/metrics.py app/web/middleware.py app/web/openapi.py
-app/web/parameters.py app/web/probes.py app/web/problems.py app/web/schemas.py app/web/tools.py
+app/web/feature.py app/web/healthcheck.py app/web/mcp.py app/web/metrics.py app/web/middleware.py app/web/oauth.py
+app/web/openapi.py app/web/parameters.py app/web/probes.py app/web/problems.py app/web/schemas.py app/web/tools.py
 compose.prod.yaml compose.yaml
 deploy/README.md deploy/backup.sh deploy/caddy/Caddyfile deploy/grafana/dashboard.json
 deploy/kubernetes/deployment.yaml deploy/kubernetes/kustomization.yaml deploy/kubernetes/network-policy.yaml
 deploy/kubernetes/service.yaml deploy/prometheus/alerts.yml deploy/systemd/task-service-backup.service
 deploy/systemd/task-service-backup.timer deploy/systemd/task-service.service
-docs/add-a-feature.md docs/clients.md docs/design.md docs/operate.md docs/publish.md docs/update.md
+docs/add-a-feature.md docs/assistants.md docs/clients.md docs/design.md docs/operate.md docs/publish.md docs/update.md
 gunicorn.conf.py
 migrations/env.py migrations/script.py.mako migrations/versions/0001_api_keys.py migrations/versions/0002_tasks.py
 pyproject.toml requirements-dev.txt requirements.txt
@@ -42,8 +42,9 @@ scripts/smoke.sh scripts/template_update.py
 tests/__init__.py tests/conftest.py tests/load.py tests/notes.py tests/server.py
 tests/tasks/__init__.py tests/tasks/test_rest.py tests/tasks/test_tools.py
 tests/test_api_keys.py tests/test_authentication.py tests/test_connections.py tests/test_cors.py tests/test_layers.py
-tests/test_logs.py tests/test_mcp.py tests/test_metrics.py tests/test_migrations.py tests/test_one_port.py
-tests/test_openapi.py tests/test_parameters.py tests/test_probes.py tests/test_problems.py tests/test_reliability.py
+tests/test_logs.py tests/test_mcp.py tests/test_metrics.py tests/test_migrations.py tests/test_oauth.py
+tests/test_one_port.py tests/test_openapi.py tests/test_parameters.py tests/test_probes.py tests/test_problems.py
+tests/test_reliability.py tests/test_rights.py
 tests/test_settings.py
 """
 TREE_WITH = {

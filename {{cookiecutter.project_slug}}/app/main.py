@@ -13,7 +13,7 @@ from app.api_keys.service import ApiKeyVerifier
 from app.db.database import Database, open_database
 from app.features import create_features
 from app.settings import DESCRIPTION, TITLE, VERSION, Settings, load_settings
-from app.web.authentication import ApiKeyMiddleware
+from app.web.authentication import AuthenticationMiddleware
 from app.web.docs import DOCS_PATHS, docs_router
 from app.web.feature import Feature
 from app.web.mcp import PATH as MCP_PATH
@@ -28,10 +28,11 @@ from app.web.middleware import (
     TimeoutMiddleware,
     with_middleware,
 )
+from app.web.oauth import TokenVerifier, challenge, metadata_paths
 from app.web.openapi import RestApi
 from app.web.parameters import refuse_unknown_parameters
 from app.web.probes import PROBE_PATHS, probes_router
-from app.web.problems import add_problem_handlers
+from app.web.problems import add_problem_handlers, as_json_rpc
 
 
 def create_app(
@@ -45,7 +46,8 @@ def create_app(
         pool_size=settings.database_pool_size,
         through_pooler=settings.through_pooler,
     )
-    verifier = ApiKeyVerifier(database, settings.key_secret())
+    keys = ApiKeyVerifier(database, settings.key_secret())
+    tokens = TokenVerifier(settings.oauth) if settings.oauth else None
     features = create_features(database, settings)
     mcp_server = create_mcp_server(features)
     mcp_app = create_mcp_app(mcp_server, settings)
@@ -61,7 +63,7 @@ def create_app(
         description=DESCRIPTION,
         version=VERSION,
         lifespan=lifespan,
-        middleware=middleware_of("rest", verifier, settings),
+        middleware=middleware_of("rest", keys, tokens, settings),
         generate_unique_id_function=lambda route: route.name,  # what generated clients call it
         redirect_slashes=False,  # behind a proxy that ends TLS, the redirect would lead to http://
         docs_url=None,  # those of app/web/docs.py take their place
@@ -69,22 +71,24 @@ def create_app(
     )
     for router in (
         *(feature.router for feature in features),
-        api_keys_router(database, verifier, settings.key_secret()),
+        api_keys_router(database, keys, settings.key_secret()),
     ):
         rest_app.include_router(router, dependencies=[Depends(refuse_unknown_parameters)])
     rest_app.include_router(probes_router(database))
     rest_app.include_router(docs_router(TITLE))
     add_problem_handlers(rest_app)
-    mcp_app = with_middleware(mcp_app, middleware_of("mcp", verifier, settings))
+    mcp_app = with_middleware(mcp_app, middleware_of("mcp", keys, tokens, settings))
     if settings.one_port:
-        return DispatchByPath(rest_app, mcp_app, mcp_path=MCP_PATH)
+        return DispatchByPath(rest_app, mcp_app, mcp_paths={MCP_PATH} | metadata_paths(settings.oauth))
     return DispatchByPort(rest_app, mcp_app, mcp_port=settings.mcp_port)
 
 
-def middleware_of(interface: str, verifier: ApiKeyVerifier, settings: Settings) -> list[Middleware]:
+def middleware_of(
+    interface: str, keys: ApiKeyVerifier, tokens: TokenVerifier | None, settings: Settings
+) -> list[Middleware]:
     """What surrounds the app of a port, from the outside in."""
     is_rest = interface == "rest"
-    public_paths = PROBE_PATHS | DOCS_PATHS if is_rest else frozenset({"/health"})
+    public_paths = PROBE_PATHS | DOCS_PATHS if is_rest else frozenset({"/health"}) | metadata_paths(settings.oauth)
     admin_key = settings.admin_api_key.get_secret_value() if settings.admin_api_key else None
     return [
         Middleware(RequestIdMiddleware),
@@ -96,12 +100,15 @@ def middleware_of(interface: str, verifier: ApiKeyVerifier, settings: Settings) 
         ),
         # Around the errors, so that a web page can read them as well.
         *([cors(settings)] if settings.cors_origins else []),
-        Middleware(ErrorMiddleware),
+        Middleware(ErrorMiddleware) if is_rest else Middleware(ErrorMiddleware, form=as_json_rpc),
         Middleware(TimeoutMiddleware, seconds=settings.request_timeout),
         Middleware(
-            ApiKeyMiddleware,
-            verifier,
+            AuthenticationMiddleware,
+            keys,
+            tokens,
             public_paths=public_paths,
+            checks_methods=is_rest,
+            challenge=challenge(settings.oauth, names_metadata=not is_rest) if settings.oauth else None,
             admin_path="/admin" if is_rest else None,
             admin_key=admin_key,
         ),
@@ -124,5 +131,5 @@ def cors(settings: Settings) -> Middleware:
             "X-API-Key",
             "X-Request-ID",
         ],
-        expose_headers=["Location", "Retry-After", "X-Request-ID"],
+        expose_headers=["Location", "Retry-After", "WWW-Authenticate", "X-Request-ID"],
     )

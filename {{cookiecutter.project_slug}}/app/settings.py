@@ -7,6 +7,7 @@ import secrets
 import socket
 import sys
 import tomllib
+from dataclasses import dataclass
 from importlib.util import find_spec
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
@@ -31,6 +32,8 @@ MAKE_SECRET = "make one with `openssl rand -hex 32`"
 
 _HOST_NAME = re.compile(r"[a-z0-9_.-]+|\[[0-9a-f:]+\]")
 _ORIGIN = re.compile(r"https?://([a-z0-9.-]+|\[([0-9a-f:.]+)\])(:[0-9]{1,5})?")
+_PUBLIC_URL = re.compile(r"https?://([a-z0-9.-]+|\[[0-9a-f:]+\])(:[0-9]{1,5})?(/[!$-.0-~]*)*")
+_SCOPE = r"^[!#-\[\]-~]+$"  # RFC 6749
 {% if cookiecutter.gpu %}
 _VALKEY_URL = re.compile(r"rediss?://[^/?#\s]+")
 {% endif %}
@@ -40,6 +43,17 @@ CommaSeparated = Annotated[tuple[str, ...], NoDecode]
 Device = Literal["auto", "cpu", "cuda"]
 {% endif %}
 Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+@dataclass(frozen=True)
+class OAuth:
+    """Whose access tokens are accepted, and which."""
+
+    issuer: str
+    resource: str
+    audience: str
+    read_scope: str
+    write_scope: str
 
 
 class Settings(BaseSettings):
@@ -70,6 +84,12 @@ class Settings(BaseSettings):
     admin_api_key: SecretStr | None = None
     cors_origins: CommaSeparated = ()
     mcp_allowed_hosts: CommaSeparated = ("localhost", "127.0.0.1", "[::1]")
+
+    oauth_issuer: str | None = None
+    mcp_public_url: str | None = None
+    oauth_audience: str | None = None
+    oauth_read_scope: Annotated[str, Field(pattern=_SCOPE)] = "read"
+    oauth_write_scope: Annotated[str, Field(pattern=_SCOPE)] = "write"
 
 {% if cookiecutter.gpu %}
     valkey_url: SecretStr = SecretStr("redis://localhost:6379/0")
@@ -174,6 +194,34 @@ class Settings(BaseSettings):
             if not _HOST_NAME.fullmatch(host):
                 raise ValueError(f"{host!r} is not a host name such as api.example.com (no scheme, no port)")
         return value
+
+    @field_validator("oauth_issuer", "mcp_public_url")
+    @classmethod
+    def _check_public_url(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None and not _PUBLIC_URL.fullmatch(value):
+            raise ValueError("must be such as https://login.example.com/realm (no user, no query, lower-case host)")
+        if value is not None and value.startswith("http://") and _in_production(info):
+            raise ValueError("must begin with https:// in production")
+        return value
+
+    @field_validator("mcp_public_url")
+    @classmethod
+    def _check_resource(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is None and info.data.get("oauth_issuer") is not None:
+            raise ValueError("required with OAUTH_ISSUER: where clients find MCP, such as https://mcp.example.com/mcp")
+        return value
+
+    @property
+    def oauth(self) -> OAuth | None:
+        if self.oauth_issuer is None or self.mcp_public_url is None:
+            return None
+        return OAuth(
+            issuer=self.oauth_issuer,
+            resource=self.mcp_public_url,
+            audience=self.oauth_audience or self.mcp_public_url,
+            read_scope=self.oauth_read_scope,
+            write_scope=self.oauth_write_scope,
+        )
 
     @property
     def bind(self) -> list[str]:

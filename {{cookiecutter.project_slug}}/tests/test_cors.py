@@ -66,7 +66,7 @@ def test_an_allowed_page_can_read_answers_and_their_headers(client: TestClient, 
     assert response.status_code == status
     assert response.headers["Access-Control-Allow-Origin"] == ORIGIN
     exposed = set(response.headers["Access-Control-Expose-Headers"].split(", "))
-    assert exposed == {"Location", "Retry-After", "X-Request-ID"}
+    assert exposed == {"Location", "Retry-After", "WWW-Authenticate", "X-Request-ID"}
     assert "Origin" in response.headers["Vary"]
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -9,12 +10,14 @@ from typing import Any
 
 import httpx2
 import pytest
+from mcp import MCPError
 from mcp.client.client import Client
 from mcp.client.streamable_http import streamable_http_client
 from pydantic import SecretStr
 from starlette.testclient import TestClient
 
 from app.settings import Settings
+from app.web.authentication import Caller
 from tests.conftest import JSON_RPC, MCP_URL, CallTool
 from tests.notes import BROKEN, create_app
 from tests.server import ADMIN_KEY, Server, fetch, wait_until
@@ -112,8 +115,8 @@ def test_an_unexpected_error_is_logged_with_its_traceback(
 def test_without_a_database_a_tool_says_to_try_again(
     settings: Settings, key: str, unreachable_database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def verify(_verifier: object, _key: str) -> bool:
-        return True
+    async def verify(_verifier: object, _key: str) -> Caller:
+        return Caller("a test", "API key", may_write=True)
 
     monkeypatch.setattr("app.api_keys.service.ApiKeyVerifier.verify", verify)
     app = create_app(settings.model_copy(update={"database_url": SecretStr(unreachable_database)}))
@@ -122,6 +125,15 @@ def test_without_a_database_a_tool_says_to_try_again(
         result = client.post("/mcp", json=message).json()["result"]
     assert result["isError"]
     assert result["content"][0]["text"] == "The database is unavailable; try again in a few seconds."
+
+
+def test_a_refusal_is_a_json_rpc_error_besides_problem_details(mcp_client: TestClient) -> None:
+    response = mcp_client.post("/mcp", json=LIST_TOOLS, headers={"X-API-Key": "wrong"})
+    assert (response.status_code, response.headers["Content-Type"]) == (401, "application/json")
+    body = response.json()
+    assert body["detail"] == body["error"]["message"] == "This API key is not valid or was revoked."
+    assert body | {"jsonrpc": "2.0", "id": None, "status": 401, "title": "Unauthorized"} == body
+    assert body["request_id"] == response.headers["X-Request-ID"]
 
 
 @pytest.mark.parametrize("path", ["/mcp", "/mcp/"])
@@ -295,10 +307,17 @@ async def test_many_assistants_at_once_are_served_by_both_workers(server: Server
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("key", [None, f"key_1_{'A' * 43}", ADMIN_KEY])
-async def test_an_assistant_without_a_valid_key_gets_nowhere(server: Server, key: str | None) -> None:
+@pytest.mark.parametrize(
+    ("key", "remedy"),
+    [
+        (None, "Send an API key as `X-API-Key: KEY` or `Authorization: Bearer KEY`."),
+        (f"key_1_{'A' * 43}", "This API key is not valid or was revoked."),
+        (ADMIN_KEY, "This API key is not valid or was revoked."),
+    ],
+)
+async def test_without_a_valid_key_the_official_client_says_why(server: Server, key: str | None, remedy: str) -> None:
     before = len(server.logs())
-    with pytest.raises(ExceptionGroup):
+    with pytest.RaisesGroup(pytest.RaisesExc(MCPError, match=re.escape(remedy)), flatten_subgroups=True):
         async with connect(server, key):
             pass
     wait_until(lambda: mcp_calls(server, before), timeout=5, what="the request is logged")

@@ -12,7 +12,7 @@ import pytest
 from pydantic import SecretStr
 
 from app.database_url import is_sqlite, parse_url
-from app.settings import DEFAULT_DATABASE_URL, DEVELOPMENT_SECRET, ROOT, Settings, load_settings
+from app.settings import DEFAULT_DATABASE_URL, DEVELOPMENT_SECRET, ROOT, OAuth, Settings, load_settings
 
 NAMES = {name.upper() for name in Settings.model_fields}
 USES_SQLITE = is_sqlite(DEFAULT_DATABASE_URL)
@@ -158,6 +158,48 @@ def test_what_is_no_origin_is_refused_everywhere(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("origin", ["https://localhost.example.com", "https://128.0.0.1", "https://[2001:db8::1]"])
 def test_origins_that_only_look_local_are_accepted(monkeypatch: pytest.MonkeyPatch, origin: str) -> None:
     assert load(monkeypatch, {**PRODUCTION, "CORS_ORIGINS": origin}).cors_origins == (origin,)
+
+
+OAUTH = {"OAUTH_ISSUER": "https://login.example.com/realms/a", "MCP_PUBLIC_URL": "https://mcp.example.com/mcp"}
+
+
+def test_tokens_of_an_issuer_are_meant_for_the_public_url_unless_said_otherwise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert load_settings().oauth is None
+    issuer, resource = OAUTH.values()
+    assert load(monkeypatch, {**PRODUCTION, **OAUTH}).oauth == OAuth(issuer, resource, resource, "read", "write")
+    entra = {"OAUTH_AUDIENCE": "api://tasks", "OAUTH_READ_SCOPE": "api://tasks/r", "OAUTH_WRITE_SCOPE": "api://tasks/w"}
+    expected = OAuth(issuer, resource, "api://tasks", "api://tasks/r", "api://tasks/w")
+    assert load(monkeypatch, entra).oauth == expected
+
+
+def test_in_development_the_issuer_may_be_on_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    local = {"OAUTH_ISSUER": "http://localhost:9000", "MCP_PUBLIC_URL": "http://[::1]:8051/mcp"}
+    assert load(monkeypatch, local).oauth is not None
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"MCP_PUBLIC_URL": ""}, "MCP_PUBLIC_URL: required with OAUTH_ISSUER"),
+        ({"OAUTH_ISSUER": "http://login.example.com"}, "OAUTH_ISSUER: must begin with https:// in production"),
+        ({"MCP_PUBLIC_URL": "http://mcp.example.com/mcp"}, "MCP_PUBLIC_URL: must begin with https:// in production"),
+        ({"OAUTH_ISSUER": "login.example.com"}, "OAUTH_ISSUER: must be such as https://"),
+        ({"OAUTH_ISSUER": "https://login.example.com?x=y"}, "OAUTH_ISSUER: must be such as https://"),
+        ({"OAUTH_ISSUER": "https://ann:secret@login.example.com"}, "OAUTH_ISSUER: must be such as https://"),
+        ({"MCP_PUBLIC_URL": 'https://mcp.example.com/"'}, "MCP_PUBLIC_URL: must be such as https://"),
+        ({"OAUTH_READ_SCOPE": "two words"}, "OAUTH_READ_SCOPE: "),
+        ({"OAUTH_WRITE_SCOPE": 'quoted"'}, "OAUTH_WRITE_SCOPE: "),
+    ],
+)
+def test_an_issuer_that_cannot_work_is_refused(
+    monkeypatch: pytest.MonkeyPatch, changes: dict[str, str], fault: str
+) -> None:
+    message = refuse(monkeypatch, {**PRODUCTION, **OAUTH, **changes})
+    assert f"  {fault}" in message
+    assert len(faults(message)) == 1
+    assert "secret@" not in message
 
 
 def test_production_needs_an_explicit_database_unless_it_is_a_file(monkeypatch: pytest.MonkeyPatch) -> None:

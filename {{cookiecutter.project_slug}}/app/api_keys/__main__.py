@@ -2,15 +2,20 @@
 
 import argparse
 import asyncio
+import re
 import sys
+from datetime import datetime, timedelta
 
 from pydantic import ValidationError
 
-from app.api_keys.schemas import ApiKeyCreate
+from app.api_keys.schemas import ApiKeyCreate, ApiKeyRead
 from app.api_keys.service import issue_api_key, list_api_keys, revoke_api_key
+from app.db.columns import utc_now
 from app.db.database import open_database
 from app.errors import ServiceError
 from app.settings import load_settings
+
+_UNITS = {"h": "hours", "d": "days"}
 
 
 async def run(arguments: argparse.Namespace) -> None:
@@ -22,12 +27,11 @@ async def run(arguments: argparse.Namespace) -> None:
         await database.ping()  # says so where the migrations have not run
         match arguments.command:
             case "issue":
-                data = ApiKeyCreate(name=arguments.name)
+                data = ApiKeyCreate(name=arguments.name, read_only=arguments.read_only, expires_at=arguments.expires)
                 print((await database.write(issue_api_key, data, settings.key_secret())).key)
             case "list":
                 for key in await database.read(list_api_keys):
-                    state = "revoked" if key.revoked_at else "in use"
-                    print(f"{key.id}\t{state}\t{key.created_at:%Y-%m-%d}\t{key.name}")
+                    print(describe(key))
             case "revoke":
                 await database.write(revoke_api_key, arguments.id)
     except ValidationError as error:
@@ -38,12 +42,28 @@ async def run(arguments: argparse.Namespace) -> None:
         await database.close()
 
 
+def describe(key: ApiKeyRead) -> str:
+    state = "revoked" if key.revoked_at else "expired" if key.expires_at and key.expires_at <= utc_now() else "in use"
+    rights = "read-only" if key.read_only else "read-write"
+    expiry = f"until {key.expires_at:%Y-%m-%d}" if key.expires_at else "for ever"
+    return f"{key.id}\t{state}\t{rights}\t{key.created_at:%Y-%m-%d}\t{expiry}\t{key.name}"
+
+
+def after(duration: str) -> datetime:
+    match = re.fullmatch(r"([1-9][0-9]{0,4})([hd])", duration)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{duration!r} is not a number of days or hours such as 90d or 12h")
+    return utc_now() + timedelta(**{_UNITS[match[2]]: int(match[1])})
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m app.api_keys", description="Manage the service's API keys.")
     commands = parser.add_subparsers(dest="command", required=True)
     issue = commands.add_parser("issue", help="issue a key and print it, this once")
     issue.add_argument("name", metavar="NAME", help="who or what will use it")
-    commands.add_parser("list", help="list all keys: id, state, date of issue, name")
+    issue.add_argument("--read-only", action="store_true", help="let it change nothing: what to give an AI assistant")
+    issue.add_argument("--expires", metavar="TIME", type=after, help="days or hours that it works, such as 90d or 12h")
+    commands.add_parser("list", help="list all keys: id, state, rights, dates of issue and of expiry, name")
     revoke = commands.add_parser("revoke", help="revoke a key: within five seconds it stops working everywhere")
     revoke.add_argument("id", metavar="ID", type=int, help="as `list` shows it")
     asyncio.run(run(parser.parse_args()))

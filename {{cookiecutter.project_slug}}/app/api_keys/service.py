@@ -5,6 +5,8 @@ import hmac
 import re
 import secrets
 import time
+from collections.abc import Callable
+from datetime import datetime
 from typing import NamedTuple
 
 from sqlalchemy import select, update
@@ -15,9 +17,11 @@ from app.api_keys.schemas import ApiKeyCreate, ApiKeyIssued, ApiKeyRead
 from app.db.columns import utc_now
 from app.db.database import Database, ReadSession, WriteSession
 from app.errors import Conflict, NotFound
+from app.web.authentication import Caller, InvalidCredential
 
 CACHE_SECONDS = 3.0
 """How long a worker trusts what it read of a key: the longest that a revoked key still works."""
+INVALID = "This API key is not valid or was revoked."
 
 _KEY = re.compile(r"key_([1-9][0-9]{0,17})_([A-Za-z0-9_-]{43})")
 
@@ -30,7 +34,7 @@ class ApiKeyNotFound(NotFound):
 def issue_api_key(session: WriteSession, data: ApiKeyCreate, secret: bytes) -> ApiKeyIssued:
     """Raises: Conflict, if a key in use has the name."""
     token = secrets.token_urlsafe(32)
-    row = ApiKey(name=data.name, digest=_digest(token, secret))
+    row = ApiKey(**data.model_dump(), digest=_digest(token, secret))
     session.add(row)
     try:
         session.flush()
@@ -63,46 +67,63 @@ def revoke_api_key(session: WriteSession, key_id: int) -> ApiKeyRead:
     return get_api_key(session, key_id)
 
 
-class CachedDigest(NamedTuple):
+class StoredKey(NamedTuple):
     digest: str
-    expires: float
+    name: str
+    read_only: bool
+    expires_at: datetime | None
+
+
+class CachedKey(NamedTuple):
+    key: StoredKey
+    trusted_until: float
 
 
 class ApiKeyVerifier:
     """Verifies keys; what it read of one is trusted for `CACHE_SECONDS`."""
 
-    def __init__(self, database: Database, secret: bytes) -> None:
+    def __init__(self, database: Database, secret: bytes, now: Callable[[], datetime] = utc_now) -> None:
         self._database = database
         self._secret = secret
-        self._cache: dict[int, CachedDigest] = {}
+        self._now = now
+        self._cache: dict[int, CachedKey] = {}
 
-    async def verify(self, key: str) -> bool:
-        """Whether this is a key in use."""
-        match = _KEY.fullmatch(key)
-        if match is None:
-            return False
-        expected = await self._stored_digest(int(match[1]))
-        return expected is not None and hmac.compare_digest(_digest(match[2], self._secret), expected)
+    async def verify(self, credential: str) -> Caller:
+        """Whose key this is.
+
+        Raises: InvalidCredential.
+        """
+        match = _KEY.fullmatch(credential)
+        stored = await self._stored(int(match[1])) if match else None
+        if match is None or stored is None:
+            raise InvalidCredential(INVALID)
+        if not hmac.compare_digest(_digest(match[2], self._secret), stored.digest):
+            raise InvalidCredential(INVALID)
+        if stored.expires_at is not None and stored.expires_at <= self._now():
+            raise InvalidCredential(f"This API key expired on {stored.expires_at:%Y-%m-%d}; ask for a new one.")
+        return Caller(stored.name, "API key", may_write=not stored.read_only)
 
     def forget(self, key_id: int) -> None:
         """Read the key anew when it is used next: it was revoked."""
         self._cache.pop(key_id, None)
 
-    async def _stored_digest(self, key_id: int) -> str | None:
+    async def _stored(self, key_id: int) -> StoredKey | None:
         cached = self._cache.get(key_id)
         now = time.monotonic()
-        if cached is not None and now < cached.expires:
-            return cached.digest
-        digest = await self._database.read(_read_digest, key_id)
-        if digest is None:
+        if cached is not None and now < cached.trusted_until:
+            return cached.key
+        stored = await self._database.read(_read_key, key_id)
+        if stored is None:
             self._cache.pop(key_id, None)
         else:
-            self._cache[key_id] = CachedDigest(digest, now + CACHE_SECONDS)
-        return digest
+            self._cache[key_id] = CachedKey(stored, now + CACHE_SECONDS)
+        return stored
 
 
-def _read_digest(session: ReadSession, key_id: int) -> str | None:
-    return session.scalar(select(ApiKey.digest).where(ApiKey.id == key_id, ApiKey.revoked_at.is_(None)))
+def _read_key(session: ReadSession, key_id: int) -> StoredKey | None:
+    columns = ApiKey.digest, ApiKey.name, ApiKey.read_only, ApiKey.expires_at
+    row = session.execute(select(*columns).where(ApiKey.id == key_id, ApiKey.revoked_at.is_(None))).one_or_none()
+    return StoredKey(*row) if row else None
 
 
 def _digest(token: str, secret: bytes) -> str:

@@ -28,6 +28,8 @@ LOCK_TIMEOUT = 15.0
 """Seconds that a writer waits for the file's lock, which another process may hold."""
 READERS = 4
 """Threads for queries: more of them would only contend for the interpreter."""
+CHECK_EVERY = 100_000
+"""Instructions of SQLite's, some milliseconds of work."""
 COMMITTED_TOGETHER = 64
 """Changes, at most: those that come later should not wait for a long row of others."""
 
@@ -112,19 +114,25 @@ class Interruptible:
     def __init__(self) -> None:
         self._lock = Lock()
         self._connection: sqlite3.Connection | None = None
+        self._given_up = False
 
     def begin(self, connection: Connection) -> None:
         raw = connection.connection.driver_connection
         assert isinstance(raw, sqlite3.Connection)
         with self._lock:
             self._connection = raw
+        # `interrupt` ends the statement that runs, and this one that begins after it.
+        raw.set_progress_handler(lambda: self._given_up, CHECK_EVERY)
 
     def end(self) -> None:
         with self._lock:
-            self._connection = None
+            if self._connection is not None:
+                self._connection.set_progress_handler(None, 0)
+                self._connection = None
 
     def interrupt(self) -> None:
         with self._lock:
+            self._given_up = True
             if self._connection is not None:
                 self._connection.interrupt()
 

@@ -1,72 +1,138 @@
-"""Lets nobody in without an API key, on both ports."""
+"""Lets nobody in without an API key or an access token, on both ports, and nobody write who may only read."""
 
 import hmac
-from typing import Protocol
+from collections.abc import Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Literal, Protocol
 
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.errors import NotFound
+from app.logs import request_notes
+
+READING_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
-class KeyVerifier(Protocol):
-    async def verify(self, key: str) -> bool:
-        """Whether this is a key in use."""
+@dataclass(frozen=True)
+class Caller:
+    name: str
+    """Whose key it is, or the subject of the token."""
+    credential: Literal["API key", "access token"]
+    may_write: bool
 
 
-class ApiKeyMiddleware:
-    """401 unless the request carries a service key, or the admin key below `admin_path`."""
+current_caller: ContextVar[Caller] = ContextVar("current_caller")
+"""Who sent the request that is being answered."""
+
+
+class InvalidCredential(Exception):
+    """Answered with 401; the text is written for the caller."""
+
+
+class InsufficientScope(Exception):
+    """Answered with 403; the text is written for the caller."""
+
+    def __init__(self, text: str, scope: str) -> None:
+        super().__init__(text)
+        self.scope = scope
+
+
+class Verifier(Protocol):
+    async def verify(self, credential: str) -> Caller:
+        """Whose credential this is.
+
+        Raises: InvalidCredential, InsufficientScope.
+        """
+
+
+class AuthenticationMiddleware:
+    """401 unless the request carries a service key, or the admin key below `admin_path`; 403 if it may not do this.
+
+    With `tokens`, access tokens are accepted as well, and `challenge` tells clients how to get one. `checks_methods`
+    says that the method tells whether a request writes, as in REST. Over MCP each tool does.
+    """
 
     def __init__(
         self,
         app: ASGIApp,
-        verifier: KeyVerifier,
+        keys: Verifier,
+        tokens: Verifier | None = None,
         *,
+        challenge: Mapping[str, str] | None = None,
         public_paths: frozenset[str],
+        checks_methods: bool,
         admin_path: str | None = None,
         admin_key: str | None = None,
     ) -> None:
         self._app = app
-        self._verifier = verifier
+        self._keys = keys
+        self._tokens = tokens
+        self._challenge = challenge or {}
         self._public_paths = public_paths
+        self._checks_methods = checks_methods
         self._admin_path = admin_path
         self._admin_key = admin_key.encode() if admin_key else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] not in self._public_paths:
-            key = credential(Headers(scope=scope))
-            if self._admin_path and f"{scope['path']}/".startswith(f"{self._admin_path}/"):
-                await self._check_admin(key)
-            else:
-                await self._check(key, scope["path"])
-        await self._app(scope, receive, send)
+        if scope["type"] != "http" or scope["path"] in self._public_paths:
+            await self._app(scope, receive, send)
+            return
+        credential = credential_of(Headers(scope=scope))
+        if self._admin_path and f"{scope['path']}/".startswith(f"{self._admin_path}/"):
+            await self._check_admin(credential)
+            await self._app(scope, receive, send)
+            return
+        caller = await self._identify(credential, scope["path"])
+        request_notes.get({}).update({"caller": caller.name, "credential": caller.credential})
+        if self._checks_methods and scope["method"] not in READING_METHODS and not caller.may_write:
+            detail = f"This {caller.credential} may only read. Use one that may write."
+            raise self._refusal(403, detail, error="insufficient_scope")
+        token = current_caller.set(caller)
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            current_caller.reset(token)
 
-    async def _check(self, key: str | None, path: str) -> None:
-        if key is None:
+    async def _identify(self, credential: str | None, path: str) -> Caller:
+        if credential is None:
             if path.startswith("/.well-known/") or path == "/register":
                 # Clients that find a 401 here begin a discovery of OAuth that leads nowhere.
                 raise NotFound(f"There is nothing at {path}.")
-            raise unauthorized("Send an API key as `X-API-Key: KEY` or `Authorization: Bearer KEY`.")
-        if not await self._verifier.verify(key):
-            raise unauthorized("This API key is not valid or was revoked.")
+            raise self._refusal(401, "Send an API key as `X-API-Key: KEY` or `Authorization: Bearer KEY`.")
+        is_token = credential.count(".") == 2  # a JWT has two dots, a key none
+        verifier = self._tokens if self._tokens and is_token else self._keys
+        try:
+            return await verifier.verify(credential)
+        except InvalidCredential as error:
+            raise self._refusal(401, str(error), error="invalid_token") from None
+        except InsufficientScope as error:
+            raise self._refusal(403, str(error), error="insufficient_scope", scope=error.scope) from None
 
     async def _check_admin(self, key: str | None) -> None:
         if self._admin_key is None:
             raise HTTPException(403, "Admin endpoints are disabled: ADMIN_API_KEY is not set.")
         if key is None:
-            raise unauthorized("Send the admin key as `X-API-Key: KEY` or `Authorization: Bearer KEY`.")
+            raise self._refusal(401, "Send the admin key as `X-API-Key: KEY` or `Authorization: Bearer KEY`.")
         if not hmac.compare_digest(key.encode(), self._admin_key):
-            if await self._verifier.verify(key):
-                raise HTTPException(403, "This needs the admin key, not a service key.")
-            raise unauthorized("This is not the admin key.")
+            try:
+                await self._keys.verify(key)
+            except InvalidCredential:
+                raise self._refusal(401, "This is not the admin key.") from None
+            raise HTTPException(403, "This needs the admin key, not a service key.")
+        request_notes.get({}).update({"credential": "admin key"})
+
+    def _refusal(self, status: int, detail: str, **parameters: str) -> HTTPException:
+        """With the challenge of RFC 6750, which says more where access tokens are accepted."""
+        named = {**parameters, **self._challenge} if self._challenge else {}
+        challenge = "Bearer " + ", ".join(f'{name}="{value}"' for name, value in named.items())
+        headers = {"WWW-Authenticate": challenge.rstrip()} if status == 401 or named else None
+        return HTTPException(status, detail, headers=headers)
 
 
-def unauthorized(detail: str) -> HTTPException:
-    return HTTPException(401, detail, headers={"WWW-Authenticate": "Bearer"})
-
-
-def credential(headers: Headers) -> str | None:
+def credential_of(headers: Headers) -> str | None:
     if (key := headers.get("x-api-key")) is not None:
         return key.strip()
     scheme, _, credentials = headers.get("authorization", "").partition(" ")

@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from app.errors import NotFound
 from app.settings import DESCRIPTION, PROJECT, TITLE, VERSION, Settings
 from app.web.feature import Feature
+from app.web.oauth import metadata_app, metadata_paths
 from app.web.tools import ToolServer
 
 PATH = "/mcp"
@@ -66,10 +67,15 @@ def create_mcp_app(server: ToolServer, settings: Settings) -> ASGIApp:
         transport_security=TransportSecuritySettings(enable_dns_rebinding_protection=False),
     )
 
+    metadata = metadata_app(settings.oauth, TITLE) if settings.oauth else None
+
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"].removesuffix("/") if scope["path"] == f"{PATH}/" else scope["path"]
         if path == "/health":
             await JSONResponse({"status": "healthy"})(scope, receive, send)
+            return
+        if metadata is not None and path in metadata_paths(settings.oauth):
+            await metadata(scope, receive, send)
             return
         if path != PATH:
             raise NotFound(f"There is nothing at {path}; MCP is at {PATH}.")

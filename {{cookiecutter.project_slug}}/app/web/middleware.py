@@ -5,7 +5,7 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.logs import request_id, request_notes
 from app.web.metrics import DURATION, IN_PROGRESS, REQUESTS
-from app.web.problems import problem, problem_for
+from app.web.problems import ProblemResponse, problem, problem_for
 
 logger = logging.getLogger("app.access")
 
@@ -45,15 +45,15 @@ class DispatchByPort:
 
 
 class DispatchByPath:
-    """On platforms that give a service one port: MCP is at its path, and everything else is REST."""
+    """On platforms that give a service one port: MCP is at its paths, and everything else is REST."""
 
-    def __init__(self, rest: ASGIApp, mcp: ASGIApp, *, mcp_path: str) -> None:
+    def __init__(self, rest: ASGIApp, mcp: ASGIApp, *, mcp_paths: Collection[str]) -> None:
         self._rest = rest
         self._mcp = mcp
-        self._mcp_path = mcp_path
+        self._mcp_paths = mcp_paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        is_mcp = scope["type"] == "http" and scope["path"].removesuffix("/") == self._mcp_path
+        is_mcp = scope["type"] == "http" and scope["path"].removesuffix("/") in self._mcp_paths
         await (self._mcp if is_mcp else self._rest)(scope, receive, send)
 
 
@@ -140,8 +140,9 @@ class AccessLogMiddleware:
 class ErrorMiddleware:
     """Answers whatever is raised inside."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, *, form: Callable[[ProblemResponse], ASGIApp] = lambda answer: answer) -> None:
         self._app = app
+        self._form = form
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -159,12 +160,12 @@ class ErrorMiddleware:
         except asyncio.CancelledError:
             if not has_begun:
                 answer = problem(503, "The service is shutting down; try again.", headers={"Connection": "close"})
-                await answer(scope, receive, send)
+                await self._form(answer)(scope, receive, send)
             raise
         except Exception as error:
             answer = problem_for(error)
             if not has_begun:
-                await answer(scope, receive, send)
+                await self._form(answer)(scope, receive, send)
 
 
 class TimeoutMiddleware:

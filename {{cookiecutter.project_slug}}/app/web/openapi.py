@@ -8,6 +8,7 @@ from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
 from app.errors import DatabaseUnavailable
+from app.web.authentication import READING_METHODS
 from app.web.problems import INVALID, NOT_JSON, UNEXPECTED, Problem, ValidationProblem
 
 Responses = dict[int | str, dict[str, Any]]
@@ -41,6 +42,7 @@ def error_response(status: int, detail: str) -> Responses:
 
 
 UNAUTHORIZED = error_response(401, "This API key is not valid or was revoked.")
+READ_ONLY = error_response(403, "This API key may only read. Use one that may write.")
 TOO_LARGE = error_response(413, "The body is larger than 1048576 bytes.")
 NOT_JSON_RESPONSE = error_response(415, NOT_JSON)
 INVALID_RESPONSE = error_response(422, INVALID)
@@ -67,16 +69,18 @@ def _document(app: FastAPI) -> dict[str, Any]:
         components["schemas"].pop(unused, None)
     components["securitySchemes"] = SECURITY_SCHEMES
     for operations in openapi["paths"].values():
-        for operation in operations.values():
-            _complete(operation)
+        for method, operation in operations.items():
+            _complete(method.upper(), operation)
     return openapi
 
 
-def _complete(operation: dict[str, Any]) -> None:
+def _complete(method: str, operation: dict[str, Any]) -> None:
     responses = {**FAILURES}
     if "probes" not in operation["tags"]:
         operation["security"] = [{name: []} for name in SECURITY_SCHEMES]
         responses |= UNAUTHORIZED
+    if method not in READING_METHODS and "403" not in operation["responses"]:
+        responses |= READ_ONLY
     if "requestBody" in operation:
         responses |= TOO_LARGE | NOT_JSON_RESPONSE
     if "requestBody" in operation or operation.get("parameters"):

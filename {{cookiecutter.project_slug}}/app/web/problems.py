@@ -1,5 +1,6 @@
 """Every error as problem details (RFC 9457): whoever finds one raises it, and `problem_for` makes the answer."""
 
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
@@ -7,6 +8,7 @@ from http import HTTPStatus
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import iter_route_contexts
+from mcp_types import INTERNAL_ERROR, INVALID_REQUEST
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
@@ -76,6 +78,15 @@ def problem_for(error: Exception) -> ProblemResponse:
         case _:
             logger.error("unexpected error", exc_info=error)
             return problem(500, UNEXPECTED)
+
+
+def as_json_rpc(answer: ProblemResponse) -> JSONResponse:
+    """The same as a JSON-RPC error too: of any other body, clients of MCP tell people that there was an error, no more."""
+    content = json.loads(bytes(answer.body))
+    code = INTERNAL_ERROR if answer.status_code >= 500 else INVALID_REQUEST
+    error = {"code": code, "message": content["detail"]}
+    headers = {name: value for name, value in answer.headers.items() if not name.startswith("content-")}
+    return JSONResponse({"jsonrpc": "2.0", "id": None, "error": error} | content, answer.status_code, headers)
 
 
 def add_problem_handlers(app: FastAPI) -> None:

@@ -7,11 +7,12 @@ from typing import Any
 
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError, UnexpectedToolError
-from mcp_types import CallToolResult, InputRequiredResult, ToolAnnotations
+from mcp_types import CallToolResult, InputRequiredResult, Tool, ToolAnnotations
 from pydantic import BaseModel, Field, ValidationError
 
 from app.errors import ServiceError
 from app.logs import request_notes
+from app.web.authentication import current_caller
 from app.web.metrics import TOOL_CALLS, TOOL_DURATION
 
 READS = ToolAnnotations(read_only_hint=True, open_world_hint=False)
@@ -36,7 +37,10 @@ def compact(model: BaseModel, **options: Any) -> str:
 
 
 class ToolServer(MCPServer):
-    """An MCP server whose tools return text, refuse arguments that they do not have, and explain their errors."""
+    """An MCP server whose tools return text, refuse arguments that they do not have, and explain their errors.
+
+    A caller that may not write is shown, and may call, those tools alone that declare themselves as `READS`.
+    """
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -47,6 +51,9 @@ class ToolServer(MCPServer):
         super().add_tool(fn, name, *args, **options | {"structured_output": False})
         self._arguments[name or fn.__name__] = list(inspect.signature(fn).parameters)
 
+    async def list_tools(self) -> list[Tool]:
+        return [tool for tool in await super().list_tools() if _only_reads(tool) or current_caller.get().may_write]
+
     async def call_tool(
         self, name: str, arguments: dict[str, Any], context: Context[Any, Any] | None = None
     ) -> CallToolResult | InputRequiredResult:
@@ -55,6 +62,7 @@ class ToolServer(MCPServer):
         outcome = "failed"
         started = time.perf_counter()
         try:
+            await self._refuse_write(name)
             self._refuse_unknown(name, arguments)
             result = await super().call_tool(name, arguments, context)
             outcome = "succeeded"
@@ -76,6 +84,17 @@ class ToolServer(MCPServer):
             TOOL_DURATION.labels(label).observe(time.perf_counter() - started)
             request_notes.get({}).update(tool=label, outcome=outcome)
 
+    async def _refuse_write(self, name: str) -> None:
+        caller = current_caller.get()
+        if caller.may_write or name not in self._arguments:
+            return
+        allowed = [tool.name for tool in await self.list_tools()]
+        if name not in allowed:
+            raise ToolError(
+                f"{name} changes data, and this {caller.credential} may only read. Tell the user that it needs one that"
+                f" may write. It may use: {', '.join(allowed) or 'no tool'}."
+            )
+
     def _refuse_unknown(self, name: str, arguments: Mapping[str, Any]) -> None:
         if name not in self._arguments:
             raise ToolError(f"There is no tool {name!r}. The tools are: {', '.join(self._arguments)}.")
@@ -84,6 +103,10 @@ class ToolServer(MCPServer):
             raise ToolError(
                 f"{name} has no argument {', '.join(map(repr, unknown))}. It takes: {', '.join(accepted) or 'none'}."
             )
+
+
+def _only_reads(tool: Tool) -> bool:
+    return tool.annotations is not None and tool.annotations.read_only_hint is True
 
 
 def explain(error: ValidationError) -> str:

@@ -24,7 +24,9 @@ def upgrade() -> None:
         sa.Column("id", row_id, primary_key=True),
         sa.Column("name", sa.String(100), nullable=False),
         sa.Column("digest", sa.String(64), nullable=False),
+        sa.Column("read_only", sa.Boolean, nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("expires_at", sa.DateTime(timezone=True)),
         sa.Column("revoked_at", sa.DateTime(timezone=True)),
         sqlite_autoincrement=True,
     )

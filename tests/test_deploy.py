@@ -34,7 +34,7 @@ from tests.combinations import (
     Combination,
 )
 from tests.conftest import Bake, only
-from tests.sandbox import SCRIPTS, code_blocks, environment, free_port, run, wait_until
+from tests.sandbox import SCRIPTS, code_blocks, environment, free_port, program, run, wait_until
 
 # What differs here depends on the database and on jobs.
 RUN_FOR = [SQLITE_UV, POSTGRES_UV, SQLITE_UV_GPU, POSTGRES_PIP_GPU]
@@ -43,15 +43,6 @@ on_postgres = only(POSTGRES_UV, POSTGRES_PIP_GPU)
 with_jobs = only(SQLITE_UV_GPU, POSTGRES_PIP_GPU)
 
 Document = dict[str, Any]
-
-
-def program(name: str, package: str) -> str:
-    """Skip the test where a program of Debian's is missing, or fail it if `REQUIRE_PROGRAMS` is set."""
-    found = shutil.which(name)
-    if found is None:
-        reason = f"{name} is missing: apt-get install {package}"
-        (pytest.fail if os.environ.get("REQUIRE_PROGRAMS") == "1" else pytest.skip)(reason)
-    return str(found)
 
 
 def test_no_file_depends_on_a_combination_that_is_not_tested_here() -> None:
@@ -162,7 +153,7 @@ def test_kubernetes_would_not_take_a_misspelt_one(manifests: list[Document]) -> 
 
 
 def test_kustomize_gives_the_manifests_versions_and_settings(baked: Path, manifests: list[Document]) -> None:
-    kubectl = program("kubectl", "kubernetes-client")
+    kubectl = program("kubernetes-client", "kubectl")
     printed = run(kubectl, "kustomize", "deploy/kubernetes", cwd=baked, env=environment()).stdout
     built = list(yaml.safe_load_all(printed))
     for manifest in built:
@@ -407,7 +398,7 @@ def units(baked: Path, tmp_path: Path) -> list[Path]:
 
 
 def test_systemd_takes_the_units_and_calls_them_secure(units: list[Path], tmp_path: Path) -> None:
-    analyze = program("systemd-analyze", "systemd")
+    analyze = program("systemd", "systemd-analyze")
     env = environment(SYSTEMD_UNIT_PATH=f"{tmp_path}:")
     run(analyze, "verify", "--man=no", *units, cwd=tmp_path, env=env)
     services = [unit for unit in units if unit.suffix == ".service"]
@@ -602,7 +593,7 @@ def rules(baked: Path) -> list[Document]:
 
 def test_prometheus_takes_the_alerts(baked: Path) -> None:
     run(
-        program("promtool", "prometheus"),
+        program("prometheus", "promtool"),
         "check",
         "rules",
         "deploy/prometheus/alerts.yml",
@@ -616,7 +607,7 @@ def test_prometheus_takes_the_alerts(baked: Path) -> None:
 
 @once
 def test_alerts_fire_when_they_should_and_only_then(baked: Path, tmp_path: Path) -> None:
-    promtool = program("promtool", "prometheus")
+    promtool = program("prometheus", "promtool")
     without_runbooks = [{**rule, "annotations": {"summary": rule["annotations"]["summary"]}} for rule in rules(baked)]
     (tmp_path / "rules.yml").write_text(yaml.safe_dump({"groups": [{"name": "all", "rules": without_runbooks}]}))
     tests = shutil.copy(TEMPLATE / "tests" / "alerts.yml", tmp_path)
@@ -636,7 +627,7 @@ def queries(project: Path, interval: str = "5m") -> list[str]:
 def test_prometheus_takes_the_queries_of_the_dashboard(baked: Path, tmp_path: Path) -> None:
     as_rules = [{"record": f"query:{number}", "expr": query} for number, query in enumerate(queries(baked))]
     (tmp_path / "rules.yml").write_text(yaml.safe_dump({"groups": [{"name": "queries", "rules": as_rules}]}))
-    run(program("promtool", "prometheus"), "check", "rules", "rules.yml", cwd=tmp_path, env=environment())
+    run(program("prometheus", "promtool"), "check", "rules", "rules.yml", cwd=tmp_path, env=environment())
 
 
 # What Prometheus itself knows.

@@ -1,7 +1,6 @@
 """OAuth from end to end: a certified authorization server, the official client, and a rendered service between them."""
 
 import json
-import shutil
 import subprocess
 import urllib.request
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ import pytest
 
 from tests.combinations import SQLITE_UV, Combination
 from tests.conftest import Bake, only
-from tests.sandbox import environment, free_port, make_path, run, wait_until
+from tests.sandbox import environment, free_port, make_path, program, run, wait_until
 from tests.test_run import render
 
 OIDC_PROVIDER = "oidc-provider@9.13.3"
@@ -115,13 +114,12 @@ def test_the_official_client_gets_in_through_a_certified_authorization_server(
     bake: Bake, combination: Combination, python: Path, tmp_path: Path
 ) -> None:
     """Discovery, registration, authorization code with PKCE and `resource`, a call, a refresh, another call."""
-    if not shutil.which("npm"):
-        pytest.skip("needs npm")
+    npm = program("npm")
     service = render(bake, combination, make_path(tmp_path / "bin", **{"python3.12": python}))
     service.make("install")
     node = tmp_path / "issuer"
     node.mkdir()
-    run("npm", "install", "--no-fund", "--no-audit", OIDC_PROVIDER, cwd=node, env=environment(), timeout=300)
+    run(npm, "install", "--no-fund", "--no-audit", OIDC_PROVIDER, cwd=node, env=environment(), timeout=300)
     (node / "issuer.mjs").write_text(ISSUER)
     issuer, (port, mcp_port) = free_port(), service.ports
     url, resource = f"http://127.0.0.1:{issuer}", f"http://127.0.0.1:{mcp_port}/mcp"

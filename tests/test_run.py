@@ -38,10 +38,11 @@ from tests.sandbox import (
     free_port,
     locked_packages,
     make_path,
+    program,
     run,
     wait_until,
 )
-from tests.test_deploy import caddy, program, program_running, queries
+from tests.test_deploy import caddy, program_running, queries
 
 # Each package manager, each database, and jobs: locally they meet in nothing. The first of them is what `make test` tries.
 slow = pytest.mark.slow

@@ -283,16 +283,16 @@ def test_the_access_log_names_the_subject(app: TestClient, issuer: Issuer, caplo
         ({"scope": "read"}, False),
         ({"scp": "read"}, False),
         ({"scp": ["read", "write"]}, True),
-        ({"scope": "api://tasks/write"}, True),
-        ({"scope": "api://tasks/writer write-all"}, None),
+        ({"scope": "api://notes/write"}, True),
+        ({"scope": "api://notes/writer write-all"}, None),
         ({"scope": 7}, None),
     ],
 )
 def test_scopes_are_found_where_and_as_issuers_write_them(
     own_issuer: Issuer, claims: dict[str, Any], may_write: bool | None
 ) -> None:
-    """Microsoft Entra is asked for `api://tasks/read` and grants `read`; None says that the token is refused."""
-    verifier = TokenVerifier(OAuth(own_issuer.url, RESOURCE, RESOURCE, "api://tasks/read", "api://tasks/write"))
+    """Microsoft Entra is asked for `api://notes/read` and grants `read`; None says that the token is refused."""
+    verifier = TokenVerifier(OAuth(own_issuer.url, RESOURCE, RESOURCE, "api://notes/read", "api://notes/write"))
     verifying = verifier.verify(own_issuer.token(**{"scope": None} | claims))
     if may_write is None:
         with pytest.raises(InsufficientScope):
@@ -373,12 +373,12 @@ def test_an_issuer_that_hangs_is_asked_once_and_holds_requests_up_no_longer_than
         started = time.monotonic()
         finding = [asyncio.create_task(keys.find("first")) for _ in range(5)]
         turns = 0
-        while not all(task.done() for task in finding):
+        while not all(each.done() for each in finding):
             await asyncio.sleep(0.01)
             turns += 1
         assert turns > 5, "the event loop stood still"
         assert time.monotonic() - started < 5
-        assert [type(task.exception()) for task in finding] == [IssuerUnavailable] * 5
+        assert [type(each.exception()) for each in finding] == [IssuerUnavailable] * 5
         with pytest.raises(IssuerUnavailable):
             await keys.find("first")
         assert own_issuer.calls == 1

@@ -169,8 +169,8 @@ def test_tokens_of_an_issuer_are_meant_for_the_public_url_unless_said_otherwise(
     assert load_settings().oauth is None
     issuer, resource = OAUTH.values()
     assert load(monkeypatch, {**PRODUCTION, **OAUTH}).oauth == OAuth(issuer, resource, resource, "read", "write")
-    entra = {"OAUTH_AUDIENCE": "api://tasks", "OAUTH_READ_SCOPE": "api://tasks/r", "OAUTH_WRITE_SCOPE": "api://tasks/w"}
-    expected = OAuth(issuer, resource, "api://tasks", "api://tasks/r", "api://tasks/w")
+    entra = {"OAUTH_AUDIENCE": "api://notes", "OAUTH_READ_SCOPE": "api://notes/r", "OAUTH_WRITE_SCOPE": "api://notes/w"}
+    expected = OAuth(issuer, resource, "api://notes", "api://notes/r", "api://notes/w")
     assert load(monkeypatch, entra).oauth == expected
 
 

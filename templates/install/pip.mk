@@ -15,6 +15,7 @@ install: .local/installed ## Install what requirements-dev.txt names into .local
 	rm -rf .local
 	'$(BASE)' -m pip install --quiet --disable-pip-version-check --no-compile --no-warn-script-location \
 		--user --break-system-packages --require-hashes --requirement $<
+	@mkdir -p $(BIN)
 	printf '#!/bin/sh\nPYTHONUSERBASE=$$(cd "$${0%%/*}/.." && pwd) exec "%s" "$$@"\n' '$(BASE)' > $(BIN)/python
 	chmod +x $(BIN)/python
 	@touch $@

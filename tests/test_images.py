@@ -53,6 +53,7 @@ ALLOWED = [
     rf"{PACKAGE}[\w./+-]+\.(pyc|so|pth|pem|json|mako|cfg|txt)",
     rf"{PACKAGE}[\w.+-]+\.dist-info/[\w./-]+",
     rf"{PACKAGE}(alembic/templates/\w+/README|jsonschema_specifications/schemas/[\w/-]+)",
+    rf"{PACKAGE}fastapi_offline/static/[\w.-]+\.(css|js|png)",
     rf"{PACKAGE}(celery/utils/static/celery_128\.png|dateutil/zoneinfo/dateutil-zoneinfo\.tar\.gz)",
     rf"{PACKAGE}numpy/([\w./-]+\.(a|build|md|pc|rst|template)|ma/LICENSE)",
     r"opt/(venv|user)/bin/[\w.-]+",

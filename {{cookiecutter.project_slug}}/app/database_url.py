@@ -5,26 +5,86 @@ from sqlalchemy.exc import ArgumentError
 
 HINT = "use sqlite:///path/to/file.db or postgresql://user:password@host:5432/name"
 
+# What asyncpg understands, and what it passes on to the server.
+PARAMETERS = frozenset(
+    {
+        *("database", "dbname", "host", "passfile", "password", "port", "service", "target_session_attrs", "user"),
+        *(
+            "gsslib",
+            "krbsrvname",
+            "ssl_max_protocol_version",
+            "ssl_min_protocol_version",
+            "sslcert",
+            "sslcrl",
+            "sslkey",
+        ),
+        *("sslmode", "sslnegotiation", "sslpassword", "sslrootcert"),
+        *("application_name", "client_encoding", "idle_in_transaction_session_timeout", "lock_timeout", "options"),
+        *("role", "search_path", "statement_timeout", "timezone"),
+    }
+)
+# For libpq or an ORM: of no use here, and of no harm. Whether there is a pooler is read from the last three.
+IGNORED = frozenset(
+    {
+        *("channel_binding", "connect_timeout", "connection_limit", "gssencmode", "keepalives", "keepalives_count"),
+        *("keepalives_idle", "keepalives_interval", "load_balance_hosts", "pool_timeout", "socket_timeout"),
+        *("sslcompression", "sslsni", "tcp_user_timeout"),
+        *("pgbouncer", "prepared_statement_cache_size", "statement_cache_size"),
+    }
+)
+SSL = {"true": "require", "false": "disable"}
+"""What SQLAlchemy's users write as `ssl=`; its other values are those of `sslmode`."""
+
 
 def is_sqlite(url: str) -> bool:
     return url.startswith("sqlite")
 
 
 def parse_url(url: str) -> URL:
-    """Accept `postgres://` and other drivers' names as well as SQLAlchemy's own.
+    """Accept `postgres://` and other drivers' names as well as SQLAlchemy's own, and other programs' parameters.
 
     Raises:
-        ValueError: the text is no URL of a supported database.
+        ValueError: the text is no URL of a supported database, or has a parameter that would be without effect.
     """
     try:
         parsed = make_url(url)
     except (ArgumentError, ValueError):
+        hosts = url.partition("://")[2].partition("/")[0].rpartition("@")[2]
+        if "," in hosts:
+            raise ValueError("names several hosts: name the one that writes, or a proxy before them") from None
         raise ValueError(f"is not a database URL: {HINT}") from None
     kind = parsed.drivername.partition("+")[0]
     if kind in ("postgresql", "postgres"):
-        return parsed.set(drivername="postgresql+asyncpg")
+        return _with_parameters(parsed.set(drivername="postgresql+asyncpg"))
     if kind != "sqlite":
         raise ValueError(f"{parsed.drivername!r} is not supported: {HINT}")
     if not parsed.database or parsed.database.startswith((":memory:", "file:")):
         raise ValueError("must name a file, because several processes share it: sqlite:///path/to/file.db")
+    if parsed.query:
+        raise ValueError(f"takes no parameter for SQLite: {', '.join(parsed.query)}")
     return parsed.set(drivername="sqlite")
+
+
+def asks_for_pooler_mode(url: str) -> bool:
+    """Whether the URL says that prepared statements must not outlive their transaction, as people say so elsewhere."""
+    query = make_url(url).query
+    return query.get("pgbouncer") == "true" or "0" in (
+        query.get("prepared_statement_cache_size"),
+        query.get("statement_cache_size"),
+    )
+
+
+def _with_parameters(url: URL) -> URL:
+    query = {}
+    for name, value in url.query.items():
+        if isinstance(value, tuple):
+            raise ValueError(f"has the parameter {name} twice")
+        if name == "ssl":
+            query["sslmode"] = SSL.get(value.lower(), value)
+        elif name == "schema":
+            query["search_path"] = value
+        elif name in PARAMETERS:
+            query[name] = value
+        elif name not in IGNORED:
+            raise ValueError(f"has the parameter {name}, which is unknown. Known are: {', '.join(sorted(PARAMETERS))}")
+    return url.set(query=query)

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, ValidatorFunctionWrapHandler, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from app.database_url import is_sqlite, parse_url
+from app.database_url import asks_for_pooler_mode, is_sqlite, parse_url
 
 TITLE = {{ python_string(cookiecutter.project_name) }}
 ROOT = Path(__file__).resolve().parent.parent
@@ -235,9 +235,8 @@ class Settings(BaseSettings):
 
     @property
     def through_pooler(self) -> bool:
-        """Whether PostgreSQL is reached through a pooler in transaction mode; `?pgbouncer=true` says so as well."""
-        query = parse_url(self.database_url.get_secret_value()).query
-        return self.database_pooler == "transaction" or query.get("pgbouncer") == "true"
+        """Whether PostgreSQL is reached through a pooler in transaction mode; `?pgbouncer=true` and its like say so as well."""
+        return self.database_pooler == "transaction" or asks_for_pooler_mode(self.database_url.get_secret_value())
 
     @property
     def migration_url(self) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from app.database_url import is_sqlite, parse_url
+from app.database_url import asks_for_pooler_mode, is_sqlite, parse_url
 from app.settings import DEFAULT_DATABASE_URL, DEVELOPMENT_SECRET, ROOT, OAuth, Settings, load_settings
 
 NAMES = {name.upper() for name in Settings.model_fields}
@@ -227,6 +227,36 @@ def test_urls_are_taken_as_people_have_them(url: str, driver: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("ssl=require", {"sslmode": "require"}),
+        ("ssl=true", {"sslmode": "require"}),
+        ("ssl=false", {"sslmode": "disable"}),
+        ("schema=app", {"search_path": "app"}),
+        ("sslmode=verify-full&sslrootcert=/ca.pem", {"sslmode": "verify-full", "sslrootcert": "/ca.pem"}),
+        ("application_name=a&statement_timeout=5s", {"application_name": "a", "statement_timeout": "5s"}),
+        ("pgbouncer=true&connection_limit=5&channel_binding=require&keepalives_idle=30", {}),
+    ],
+)
+def test_parameters_are_taken_as_other_programs_have_them(written: str, meant: dict[str, str]) -> None:
+    assert parse_url(f"postgresql://u:p@h/d?{written}").query == meant
+
+
+@pytest.mark.parametrize(
+    ("url", "fault"),
+    [
+        ("postgresql://u:p@h/d?sslmod=require", "has the parameter sslmod, which is unknown"),
+        ("postgresql://u:p@h/d?sslmode=require&sslmode=disable", "has the parameter sslmode twice"),
+        ("postgresql://u:p@one:5432,two:5432/d", "names several hosts"),
+        ("sqlite:///data/service.db?timeout=5", "takes no parameter for SQLite: timeout"),
+    ],
+)
+def test_a_parameter_without_effect_is_refused_by_name(url: str, fault: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(fault)):
+        parse_url(url)
+
+
+@pytest.mark.parametrize(
     "url",
     [
         "sqlite://",
@@ -281,14 +311,27 @@ def test_migrations_can_go_past_a_pooler(monkeypatch: pytest.MonkeyPatch) -> Non
         ({}, False),
         ({"DATABASE_POOLER": "none"}, False),
         ({"DATABASE_POOLER": "transaction"}, True),
-        ({"DATABASE_URL": f"{DATABASE_URL}?pgbouncer=true"}, True),
-        ({"DATABASE_URL": f"{DATABASE_URL}?pgbouncer=false"}, False),
     ],
 )
-def test_a_pooler_is_named_by_a_setting_or_by_the_url(
+def test_a_pooler_is_named_by_a_setting(
     monkeypatch: pytest.MonkeyPatch, changes: dict[str, str], expected: bool
 ) -> None:
     assert load(monkeypatch, {**PRODUCTION, **changes}).through_pooler is expected
+
+
+@pytest.mark.parametrize(
+    ("parameters", "expected"),
+    [
+        ("pgbouncer=true", True),
+        ("pgbouncer=false", False),
+        ("statement_cache_size=0", True),
+        ("prepared_statement_cache_size=0", True),
+        ("prepared_statement_cache_size=100", False),
+        ("sslmode=require", False),
+    ],
+)
+def test_a_pooler_is_named_by_the_url(parameters: str, expected: bool) -> None:
+    assert asks_for_pooler_mode(f"postgresql://u:p@h/d?{parameters}") is expected
 
 
 def test_where_migrations_go_can_be_shown() -> None:

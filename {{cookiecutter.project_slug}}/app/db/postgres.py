@@ -1,7 +1,6 @@
 """PostgreSQL through asyncpg: a pool of connections, safe behind any pooler, and quick to notice a dead one."""
 
 import asyncio
-import re
 import time
 import uuid
 from collections.abc import Callable
@@ -23,12 +22,6 @@ REST = 5.0
 TRIAL_TIMEOUT = 1.0
 """Seconds that the trial may take."""
 
-# People's URLs have these for libpq or for an ORM; asyncpg would send them to the server, which knows none of them.
-_NOT_FOR_ASYNCPG = re.compile(
-    r"channel_binding|connect_timeout|connection_limit|gssencmode|keepalives\w*|load_balance_hosts|pgbouncer"
-    r"|pool_timeout|sslcompression|sslsni|tcp_user_timeout"
-)
-
 
 def create_postgres_engine(url: str, *, pool_size: int = 5, through_pooler: bool = False) -> AsyncEngine:
     """An engine for `parse_url(url)`; it connects when first used.
@@ -37,9 +30,7 @@ def create_postgres_engine(url: str, *, pool_size: int = 5, through_pooler: bool
     ever run another one's statement. With `through_pooler` none outlives its transaction either, as PgBouncer's
     transaction mode needs.
     """
-    parsed = parse_url(url)
-    query = {name: value for name, value in parsed.query.items() if not _NOT_FOR_ASYNCPG.fullmatch(name)}
-    dsn = parsed.set(drivername="postgresql", query=query).render_as_string(hide_password=False)
+    dsn = parse_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
 
     async def connect() -> Any:
         connection = await asyncpg.connect(dsn, timeout=CONNECT_TIMEOUT, statement_cache_size=0)

@@ -92,7 +92,12 @@ def test_what_is_committed_is_overwritten(project: Path, bake: Bake, env: dict[s
     run(*OVER, cwd=project.parent, env=env)
     rendered = tree(bake(database="postgres", registry="quay.io/a"))
     assert tree(project).items() >= rendered.items()
-    assert tree(project).keys() - rendered.keys() == {".env", "app/backup.py", "tests/test_sqlite.py"}
+    assert tree(project).keys() - rendered.keys() == {
+        ".env",
+        "app/db/backup.py",
+        "deploy/kubernetes/volume.yaml",
+        "tests/test_sqlite.py",
+    }
 
 
 @pytest.mark.parametrize("holds", [[], ["git", "init", "--quiet", "task-service"]])
@@ -101,4 +106,4 @@ def test_a_folder_that_holds_no_file_is_taken(holds: list[str], env: dict[str, s
     if holds:
         run(*holds, cwd=tmp_path, env=env)
     run(*OVER, cwd=tmp_path, env=env)
-    assert (tmp_path / "task-service" / "tests" / "postgres.py").exists()
+    assert (tmp_path / "task-service" / "dev" / "postgres.py").exists()

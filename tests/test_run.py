@@ -514,11 +514,11 @@ def group_lives(leader: int) -> bool:
 
 
 PYTHON_ANYWHERE = [
-    (["python3.12"], [], "{path}/python3.12 -m venv"),
-    (["python3"], [], "{path}/python3 -m venv"),
-    ([], ["3.12.7"], "{pyenv}/versions/3.12.7/bin/python -m venv"),
-    (["uv"], ["3.13.1"], "{path}/uv venv --quiet --python '{pyenv}/versions/3.13.1/bin/python'"),
-    (["uv"], [], "{path}/uv venv --quiet --python '3.12'"),
+    (["python3.12"], [], "'{path}/python3.12' -m venv"),
+    (["python3"], [], "'{path}/python3' -m venv"),
+    ([], ["3.12.7"], "'{pyenv}/versions/3.12.7/bin/python' -m venv"),
+    (["uv"], ["3.13.1"], "'{path}/uv' venv --quiet --python '{pyenv}/versions/3.13.1/bin/python'"),
+    (["uv"], [], "'{path}/uv' venv --quiet --python '3.12'"),
 ]
 
 

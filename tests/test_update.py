@@ -508,7 +508,7 @@ def locked(project: Path) -> dict[str, str]:
 @pytest.fixture
 def extended(project: Path, env: dict[str, str]) -> Path:
     """A project with a dependency of its own, and another version than the template had of one."""
-    updates.edit(project / "pyproject.toml", '^    "sqlalchemy', r'    "six>=1.16",\n\g<0>')
+    updates.edit(project / "pyproject.toml", '^    "uvicorn-worker', r'    "six>=1.16",\n\g<0>')
     lock(project, env)
     for each in project.glob("requirements*.txt"):
         updates.edit(each, "^fastapi==.*", r"fastapi==0.161.0 \\")

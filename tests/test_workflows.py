@@ -134,7 +134,7 @@ def test_the_tags_are_those_of_the_event(event: str, bake: Bake) -> None:
         run(*git, *command, cwd=project, env=environment(GIT_CONFIG_GLOBAL="/dev/null"))
     commit = run(*git, "rev-parse", "HEAD", cwd=project, env=environment()).stdout[:7]
     env = actions.environment(EVENTS[event].context(), workflow)
-    rule = ("--eval", "print-names: ; @echo $(TAGS:%=$(PUBLISHED):%)", "print-names")
+    rule = ("--eval", "print-names: ; @echo $(TAGS:%=$(REMOTE_IMAGE):%)", "print-names")
     names = run("make", "--silent", *rule, cwd=project, env=environment(**env)).stdout.split()
     assert names == [f"{REGISTRIES['other']}/task-service:{tag.format(commit=commit)}" for tag in PUBLISHED[event]]
 

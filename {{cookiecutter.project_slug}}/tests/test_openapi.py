@@ -147,7 +147,8 @@ def test_errors_are_as_documented(
 def test_no_made_up_request_breaks_a_route(tmp_path: Path, empty_database_url: str) -> None:
     with Server(tmp_path, app=NOTES_APP, DATABASE_URL=empty_database_url) as server:
         run_schemathesis(server, tmp_path, "^/(?!admin|jobs|duplicates)", server.issue_key("schemathesis"))
-        run_schemathesis(server, tmp_path, "^/admin", ADMIN_KEY)
+        # That a key expires in the future, no schema can say.
+        run_schemathesis(server, tmp_path, "^/admin", ADMIN_KEY, "--exclude-checks", "positive_data_acceptance")
 
 
 def run_schemathesis(server: Server, folder: Path, paths: str, key: str, *options: str) -> None:

@@ -35,8 +35,12 @@ def create_postgres_engine(url: str, *, pool_size: int = 5, through_pooler: bool
     async def connect() -> Any:
         connection = await asyncpg.connect(dsn, timeout=CONNECT_TIMEOUT, statement_cache_size=0)
         if not through_pooler:
-            # From its sixth use on, a prepared statement's generic plan would ignore the index of a text search.
-            await connection.execute("SET plan_cache_mode = force_custom_plan")
+            try:
+                # From its sixth use on, a prepared statement's generic plan would ignore the index of a text search.
+                await connection.execute("SET plan_cache_mode = force_custom_plan")
+            except BaseException:  # a request that is given up at this moment would leave the connection open
+                connection.terminate()
+                raise
         return connection
 
     connect_args: dict[str, Any] = {"prepared_statement_name_func": lambda: f"s{uuid.uuid4().hex}"}

@@ -21,10 +21,10 @@ from tests.sandbox import environment, free_port, run, wait_until
 
 ANSWERS = {"project_slug": "library", "project_name": "Library", "description": "Keeps books."}
 PAGE = Path("docs", "add-a-feature.md")
-# What may speak of tasks where there are none: pages, the folders in `[tool.cruft] skip`, and words of Python and systemd.
+# What may speak of tasks where there are none: pages, the folders in `[tool.cruft] skip`, and words of Python, systemd and ECS.
 SPEAKS_OF_TASKS = re.compile(
     r"^(docs/|README\.md:|\.cruft\.json:)|remove-feature|\"(app|tests)/tasks\"|0002_tasks\.py"
-    r"|\.create_task\(|asyncio\.|\bTasksMax\b"
+    r"|\.create_task\(|asyncio\.|\bTasksMax\b|\btask-definition\b|\brun-task\b|\becsTaskExecutionRole\b"
 )
 
 
@@ -51,7 +51,10 @@ def library(combination: Combination, github_of_features: Path, tmp_path_factory
     """A project in which books have replaced tasks, as its page says."""
     folder = tmp_path_factory.mktemp("library")
     ports = (free_port(), free_port())
-    env = updates.user(github_of_features, Path.home())
+    # Python may be below the home folder, where cookiecutter would keep one clone for all processes.
+    config = folder / "cookiecutter.yaml"
+    config.write_text(f"cookiecutters_dir: '{folder}/clones'\nreplay_dir: '{folder}/replay'\n", encoding="utf-8")
+    env = updates.user(github_of_features, Path.home()) | {"COOKIECUTTER_CONFIG": str(config)}
     answers = {**ANSWERS, **combination._asdict(), "api_port": ports[0], "mcp_port": ports[1]}
     project = Project(updates.render(folder / "project", env, **answers), env, ports)
     follow(project)

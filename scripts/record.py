@@ -169,7 +169,7 @@ def record(terminal: Terminal, folder: Path) -> None:
         terminal.type("")
     terminal.wait_for(r"\$ $")
     terminal.type("cd task-service && make dev")
-    terminal.wait_for("Application startup complete")
+    terminal.wait_for("and MCP at")
     terminal.watch(PAUSE)
 
     terminal.open(folder / "task-service")

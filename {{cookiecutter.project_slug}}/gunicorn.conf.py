@@ -21,7 +21,7 @@ from uvicorn_worker import UvicornWorker  # noqa: E402
 
 from app.db.migrate import migrate  # noqa: E402
 from app.logs import log_config  # noqa: E402
-from app.settings import load_settings  # noqa: E402
+from app.settings import TITLE, VERSION, load_settings  # noqa: E402
 from app.web.connections import LimitedHttpProtocol  # noqa: E402
 
 settings = load_settings()
@@ -75,6 +75,8 @@ def when_ready(server: Arbiter) -> None:
     gc.enable()
     if settings.environment == "development":
         server.handle_hup = server.handle_term  # the terminal was closed; in production SIGHUP reloads
+    rest, mcp = f"http://{bind[0]}", f"http://{bind[-1]}/mcp"
+    server.log.info("%s %s serves REST at %s, documented at %s/docs, and MCP at %s", TITLE, VERSION, rest, rest, mcp)
 
 
 def child_exit(server: Arbiter, worker: Worker) -> None:

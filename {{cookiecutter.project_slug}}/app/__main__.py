@@ -1,11 +1,16 @@
-"""Starts the service: `python -m app`. `gunicorn.conf.py` says how it is served, and further arguments go to gunicorn."""
+"""Starts the service: `python -m app`. `gunicorn.conf.py` says how it is served."""
 
+import argparse
 import os
 
 from app.settings import load_settings
 
 
 def main() -> None:
+    argparse.ArgumentParser(
+        prog="python -m app",
+        description="Serve REST and MCP. .env.example explains the settings; gunicorn.conf.py says how they are served.",
+    ).parse_args()
     settings = load_settings()
     # What gunicorn and uvicorn would read from the environment by themselves: an empty value ends them with a traceback.
     os.environ["WEB_CONCURRENCY"] = str(settings.web_concurrency)

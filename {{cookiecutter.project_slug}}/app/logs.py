@@ -12,6 +12,14 @@ request_notes: ContextVar[dict[str, object]] = ContextVar("request_notes")
 
 _NOT_EXTRA = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message"}
 
+_NOISE = ("Context impl", "Will assume", "Listening at", "Using worker", "Error while closing socket")
+"""How lines of Alembic and gunicorn begin that help nobody: gunicorn closes what uvicorn has closed before."""
+
+
+def is_worth_reading(record: logging.LogRecord) -> bool:
+    """Whether a line tells an operator anything. uvicorn says of each worker five times what gunicorn says once."""
+    return record.levelno > logging.INFO or not (record.name == "uvicorn.error" or str(record.msg).startswith(_NOISE))
+
 
 class JsonFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
@@ -35,7 +43,14 @@ def log_config(level: str) -> dict[str, Any]:
         "version": 1,
         "disable_existing_loggers": False,
         "formatters": {"json": {"()": JsonFormatter}},
-        "handlers": {"stdout": {"class": "logging.StreamHandler", "formatter": "json", "stream": "ext://sys.stdout"}},
+        "handlers": {
+            "stdout": {
+                "class": "logging.StreamHandler",
+                "formatter": "json",
+                "filters": [is_worth_reading],
+                "stream": "ext://sys.stdout",
+            }
+        },
         "root": {"level": level, "handlers": ["stdout"]},
         "loggers": {
             "gunicorn.error": {"level": level, "handlers": ["stdout"], "propagate": False},

@@ -17,7 +17,7 @@ from pydantic import SecretStr
 from starlette.testclient import TestClient
 
 from app.logs import JsonFormatter
-from app.settings import Settings
+from app.settings import TITLE, VERSION, Settings
 from tests.conftest import DATABASE_PASSWORD, REST_URL, CallTool
 from tests.notes import BROKEN, NOTES_APP, PRIVATE, create_app
 from tests.server import ADMIN_KEY, Server, fetch, wait_until
@@ -157,7 +157,25 @@ def test_every_line_of_the_service_is_json_with_time_level_and_logger(server: Se
         assert line["level"] in {"DEBUG", "INFO", "WARNING", "ERROR"}
         assert line["logger"]
         assert line["message"]
-    assert {"gunicorn.error", "uvicorn.error", "app.access"} <= {line["logger"] for line in lines}
+    assert {"gunicorn.error", "app.access"} <= {line["logger"] for line in lines}
+
+
+@pytest.mark.slow
+def test_a_start_says_where_to_go_and_a_stop_says_no_more_than_it_must(tmp_path: Path, database_url: str) -> None:
+    with Server(tmp_path, app=NOTES_APP, DATABASE_URL=database_url) as server:
+        assert server.stop() == 0
+    where = (
+        f"{TITLE} {VERSION} serves REST at {server.url}, documented at {server.url}/docs, and MCP at {server.mcp_url}"
+    )
+    messages = {line["message"] for line in server.logs() if line["logger"] != "app.access"}
+    assert {message if message == where else re.sub(r"[\d.]*\d", "N", message) for message in messages} == {
+        where,
+        "Starting gunicorn N",
+        "Booting worker with pid: N",
+        "Handling signal: term",
+        "Worker (pid:N) was sent SIGTERM!",
+        "Shutting down: Master",
+    }
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """Bring the database's schema up to date: `python -m app.db.migrate`."""
 
+import argparse
 import sys
 
 from alembic import command
@@ -30,4 +31,5 @@ def migrate(settings: Settings) -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(prog="python -m app.db.migrate", description=__doc__.partition(":")[0] + ".").parse_args()
     migrate(load_settings())

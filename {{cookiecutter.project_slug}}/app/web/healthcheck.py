@@ -24,6 +24,8 @@ def find_fault(host: str, port: int) -> str | None:
 
 
 def main() -> None:
+    if len(sys.argv) != 3:
+        sys.exit("usage: python -m app.web.healthcheck PORT MCP_PORT")
     host = os.environ.get("HOST", "")
     host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     names = ["PORT"] if os.environ.get("ONE_PORT", "").lower() in TRUE else ["PORT", "MCP_PORT"]

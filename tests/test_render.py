@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -264,6 +265,23 @@ def test_the_dockerfile_asks_for_nothing_that_buildah_does_not_know(baked: Path)
     targets = re.findall(r"target=([^ ,]+)", dockerfile)
     assert targets
     assert all(target.startswith("/") for target in targets)
+
+
+def test_the_readme_draws_the_stages_of_the_dockerfile(baked: Path) -> None:
+    picture = (baked / "README.md").read_text(encoding="utf-8").partition("flowchart LR\n")[2].partition("```")[0]
+    drawn = set[tuple[str, str]]()
+    for line in picture.splitlines():
+        stages = re.split(r" -\.?-> ", line.strip())
+        drawn |= set(pairwise(stages))
+    built = set[tuple[str, str]]()
+    stage = ""
+    for line in (baked / "Dockerfile").read_text(encoding="utf-8").splitlines():
+        if begun := re.match(r"FROM (\S+) AS (\S+)", line):
+            stage = begun[2]
+            built.add((begun[1], stage))
+        elif copied := re.match(r"COPY --from=(\S+)", line):
+            built.add((copied[1], stage))
+    assert drawn == {(source, target) for source, target in built if target != "base"}
 
 
 def test_git_takes_every_rendered_file(baked: Path, tmp_path: Path) -> None:

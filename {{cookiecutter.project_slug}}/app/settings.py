@@ -310,10 +310,12 @@ def load_settings() -> Settings:
     """Read and check the settings.
 
     Raises:
-        SystemExit: at least one is wrong; the message names every one of them.
+        SystemExit: at least one is wrong, and the message names every one of them, or `.env` cannot be read.
     """
     try:
         return Settings()
+    except (OSError, UnicodeDecodeError) as error:
+        sys.exit(f".env cannot be read: {error}")
     except ValidationError as error:
         faults = error.errors(include_url=False, include_input=False)
         lines = [f"  {str(fault['loc'][0]).upper()}: {fault['msg'].removeprefix('Value error, ')}" for fault in faults]

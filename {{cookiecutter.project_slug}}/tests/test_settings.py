@@ -299,6 +299,12 @@ def test_a_file_is_read_and_the_environment_wins_over_it(monkeypatch: pytest.Mon
     assert (settings.port, settings.mcp_port) == (9001, 9003)
 
 
+def test_a_file_in_another_encoding_is_refused() -> None:
+    Path(".env").write_bytes("ADMIN_API_KEY=Schlüssel".encode("latin-1"))
+    with pytest.raises(SystemExit, match=r"^\.env cannot be read: 'utf-8' codec can't decode byte 0xfc"):
+        load_settings()
+
+
 def test_migrations_can_go_past_a_pooler(monkeypatch: pytest.MonkeyPatch) -> None:
     direct = DATABASE_URL.replace("service", "direct")
     assert load(monkeypatch, PRODUCTION).migration_url == DATABASE_URL

@@ -29,8 +29,8 @@ class Crowded(LimitedHttpProtocol):
 
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:
-    large = scope["path"] == "/large"
-    await PlainTextResponse(LARGE_ANSWER if large else "served")(scope, receive, send)
+    answers = {"/large": LARGE_ANSWER, "/header": repr(dict(scope["headers"]).get(b"x"))}
+    await PlainTextResponse(answers.get(scope["path"], "served"))(scope, receive, send)
 
 
 @contextmanager
@@ -99,6 +99,15 @@ def test_headers_below_the_limit_are_served_one_request_after_the_other(connect:
     for _ in range(3):
         connection.sendall(b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"a" * 30_000 + b"\r\n\r\n")
         assert status_of(connection) == "HTTP/1.1 200 OK"
+
+
+@pytest.mark.parametrize("value", [b"a b", b" a b", b" a b \t ", b"a b\t"])
+def test_blanks_around_the_value_of_a_header_are_no_part_of_it(connect: Connect, value: bytes) -> None:
+    """RFC 9110, 5.5."""
+    connection = connect()
+    connection.sendall(b"GET /header HTTP/1.1\r\nHost: a\r\nX:" + value + b"\r\nConnection: close\r\n\r\n")
+    with connection.makefile("rb") as answer:
+        assert answer.read().endswith(b"\r\n\r\nb'a b'")
 
 
 @pytest.mark.parametrize("begun", [b"", b"GET / HTTP/1.1\r\nHost:"])

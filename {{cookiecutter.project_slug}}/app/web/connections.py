@@ -66,7 +66,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self._count(len(url))
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        super().on_header(name, value)
+        super().on_header(name, value.rstrip(b" \t"))  # httptools cuts off the blanks before it alone
         self._count(len(name) + len(value))
 
     def on_headers_complete(self) -> None:

@@ -72,11 +72,13 @@ def test_a_key_is_accepted_in_either_header_and_with_blanks_around_it(admin: Tes
     "path", ["/.well-known/oauth-protected-resource", "/.well-known/oauth-authorization-server/mcp", "/register"]
 )
 def test_nothing_suggests_that_there_is_oauth(admin: TestClient, key: str, url: str, path: str) -> None:
-    """With a 401, some clients would begin a discovery and ignore the key that they have."""
+    """With a 401, some clients would begin a discovery and ignore the key that they have, or wait for a login."""
     for method in ("GET", "POST"):
-        assert client_with(admin, url=url).request(method, path).status_code == 404
         assert client_with(admin, {"X-API-Key": key}, url).request(method, path).status_code == 404
-        assert client_with(admin, {"X-API-Key": "wrong"}, url).request(method, path).status_code == 401
+        for headers in WRONG_KEYS:
+            reason = client_with(admin, headers, MCP_URL).post("/mcp").json()["detail"]
+            refused = client_with(admin, headers, url).request(method, path)
+            assert (refused.status_code, refused.json()["detail"]) == (404, f"There is no OAuth here. {reason}")
 
 
 def test_a_service_key_is_no_admin_key(client: TestClient, routes: list[tuple[str, str]]) -> None:

@@ -97,17 +97,19 @@ class AuthenticationMiddleware:
             current_caller.reset(token)
 
     async def _identify(self, credential: str | None, path: str) -> Caller:
-        if credential is None:
-            if path.startswith("/.well-known/") or path == "/register":
-                # Clients that find a 401 here begin a discovery of OAuth that leads nowhere.
-                raise NotFound(f"There is nothing at {path}.")
-            raise self._refusal(401, "Send an API key as `X-API-Key: KEY` or `Authorization: Bearer KEY`.")
-        is_token = credential.count(".") == 2  # a JWT has two dots, a key none
+        is_token = credential is not None and credential.count(".") == 2  # a JWT has two dots, a key none
         verifier = self._tokens if self._tokens and is_token else self._keys
         try:
+            if credential is None:
+                raise InvalidCredential("Send an API key as `X-API-Key: KEY` or `Authorization: Bearer KEY`.")
             return await verifier.verify(credential)
         except InvalidCredential as error:
-            raise self._refusal(401, str(error), error="invalid_token") from None
+            if path.startswith("/.well-known/") or path == "/register":
+                # Where a client looks for OAuth, a 401 makes it wait for a login that nobody can make.
+                detail = f"There is nothing at {path}." if self._tokens else f"There is no OAuth here. {error}"
+                raise NotFound(detail) from None
+            named = {} if credential is None else {"error": "invalid_token"}
+            raise self._refusal(401, str(error), **named) from None
         except InsufficientScope as error:
             raise self._refusal(403, str(error), error="insufficient_scope", scope=error.scope) from None
 

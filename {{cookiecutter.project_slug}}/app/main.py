@@ -32,7 +32,7 @@ from app.web.oauth import TokenVerifier, challenge, metadata_paths
 from app.web.openapi import RestApi
 from app.web.parameters import refuse_unknown_parameters
 from app.web.probes import PROBE_PATHS, probes_router
-from app.web.problems import add_problem_handlers, as_json_rpc
+from app.web.problems import add_problem_handlers, for_mcp_clients
 
 
 def create_app(
@@ -100,7 +100,7 @@ def middleware_of(
         ),
         # Around the errors, so that a web page can read them as well.
         *([cors(settings)] if settings.cors_origins else []),
-        Middleware(ErrorMiddleware) if is_rest else Middleware(ErrorMiddleware, form=as_json_rpc),
+        Middleware(ErrorMiddleware) if is_rest else Middleware(ErrorMiddleware, form=for_mcp_clients),
         Middleware(TimeoutMiddleware, seconds=settings.request_timeout),
         Middleware(
             AuthenticationMiddleware,

@@ -52,6 +52,17 @@ def test_no_route_answers_without_a_key(
 
 
 @pytest.mark.parametrize(
+    "headers", [{}, {"X-API-Key": ""}, {"Authorization": "Bearer "}, {"Authorization": "key_1_" + "A" * 43}]
+)
+def test_who_sends_no_key_is_told_how_to(admin: TestClient, headers: dict[str, str]) -> None:
+    """An empty one is none: it comes from a variable that is not set."""
+    for url, path in ((REST_URL, "/notes"), (MCP_URL, "/mcp")):
+        assert client_with(admin, headers, url).post(path).json()["detail"] == (
+            "Send an API key as `X-API-Key: KEY` or `Authorization: Bearer KEY`; ask whoever runs this service for one."
+        )
+
+
+@pytest.mark.parametrize(
     "header",
     [
         "X-API-Key: {}",

@@ -16,9 +16,10 @@ from mcp.client.streamable_http import streamable_http_client
 from pydantic import SecretStr
 from starlette.testclient import TestClient
 
+from app.api_keys.service import INVALID
 from app.settings import Settings
 from app.web.authentication import Caller
-from tests.conftest import JSON_RPC, MCP_URL, CallTool
+from tests.conftest import JSON_RPC, MCP_URL, CallTool, client_with
 from tests.notes import BROKEN, create_app
 from tests.server import ADMIN_KEY, Server, fetch, wait_until
 
@@ -131,9 +132,18 @@ def test_a_refusal_is_a_json_rpc_error_besides_problem_details(mcp_client: TestC
     response = mcp_client.post("/mcp", json=LIST_TOOLS, headers={"X-API-Key": "wrong"})
     assert (response.status_code, response.headers["Content-Type"]) == (401, "application/json")
     body = response.json()
-    assert body["detail"] == body["error"]["message"] == "This API key is not valid or was revoked."
+    assert body["detail"] == body["error"]["message"] == INVALID
     assert body | {"jsonrpc": "2.0", "id": None, "status": 401, "title": "Unauthorized"} == body
     assert body["request_id"] == response.headers["X-Request-ID"]
+
+
+def test_a_client_that_tries_to_register_for_oauth_is_told_in_its_words_what_to_send(mcp_client: TestClient) -> None:
+    """RFC 6749, 5.2: of any other error, Claude Code and MCP Inspector say that they cannot read it."""
+    body = client_with(mcp_client, {}, MCP_URL).post("/register", json={"client_name": "x"}).json()
+    assert isinstance(body["error"], str)
+    assert body["error_description"] == body["detail"]
+    assert body["detail"].startswith("There is no OAuth here. Send an API key as ")
+    assert "jsonrpc" not in body
 
 
 @pytest.mark.parametrize("path", ["/mcp", "/mcp/"])
@@ -310,9 +320,9 @@ async def test_many_assistants_at_once_are_served_by_both_workers(server: Server
 @pytest.mark.parametrize(
     ("key", "remedy"),
     [
-        (None, "Send an API key as `X-API-Key: KEY` or `Authorization: Bearer KEY`."),
-        (f"key_1_{'A' * 43}", "This API key is not valid or was revoked."),
-        (ADMIN_KEY, "This API key is not valid or was revoked."),
+        (None, "Send an API key as `X-API-Key: KEY` or `Authorization: Bearer KEY`; ask whoever runs"),
+        (f"key_1_{'A' * 43}", INVALID),
+        (ADMIN_KEY, INVALID),
     ],
 )
 async def test_without_a_valid_key_the_official_client_says_why(server: Server, key: str | None, remedy: str) -> None:

@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 from starlette.testclient import TestClient
 
+from app.api_keys.service import INVALID
 from app.settings import OAuth, Settings
 from app.web import oauth
 from app.web.authentication import Caller, InsufficientScope
@@ -29,7 +30,7 @@ from tests.notes import create_app
 
 RESOURCE = "https://mcp.example.com/mcp"
 METADATA_URL = "https://mcp.example.com/.well-known/oauth-protected-resource/mcp"
-REFUSED = "This access token is not valid for this service, or has expired."
+REFUSED = "This access token is not valid for this service, or has expired; log in again."
 
 
 class Issuer:
@@ -148,7 +149,12 @@ def test_a_token_is_accepted_on_both_ports(app: TestClient, issuer: Issuer, key_
 def test_keys_are_accepted_beside_tokens(app: TestClient, key: str) -> None:
     assert client_with(app, bearer(key)).get("/notes").status_code == 200
     refused = client_with(app, bearer("key_1_" + "A" * 43)).get("/notes")
-    assert (refused.status_code, refused.json()["detail"]) == (401, "This API key is not valid or was revoked.")
+    assert (refused.status_code, refused.json()["detail"]) == (401, INVALID)
+
+
+def test_who_sends_neither_is_told_of_both(app: TestClient) -> None:
+    detail = client_with(app, {}, MCP_URL).post("/mcp").json()["detail"]
+    assert detail == "Log in with OAuth, or send an API key as `X-API-Key: KEY` or `Authorization: Bearer KEY`."
 
 
 @pytest.mark.parametrize("path", ["/.well-known/oauth-protected-resource", "/.well-known/oauth-protected-resource/mcp"])

@@ -21,7 +21,7 @@ from app.web.authentication import Caller, InvalidCredential
 
 CACHE_SECONDS = 3.0
 """How long a worker trusts what it read of a key: the longest that a revoked key still works."""
-INVALID = "This API key is not valid or was revoked."
+INVALID = "This API key is not valid or was revoked; check it, or ask for a new one."
 
 _KEY = re.compile(r"key_([1-9][0-9]{0,17})_([A-Za-z0-9_-]{43})")
 

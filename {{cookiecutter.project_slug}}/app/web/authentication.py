@@ -12,8 +12,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.errors import NotFound
 from app.logs import request_notes
+from app.web.problems import REGISTRATION_PATH
 
 READING_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+
+AS_HEADER = "as `X-API-Key: KEY` or `Authorization: Bearer KEY`"
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,9 @@ class AuthenticationMiddleware:
         self._app = app
         self._keys = keys
         self._tokens = tokens
+        self._remedy = f"Send an API key {AS_HEADER}; ask whoever runs this service for one."
+        if tokens:
+            self._remedy = f"Log in with OAuth, or send an API key {AS_HEADER}."
         self._challenge = challenge or {}
         self._public_paths = public_paths
         self._checks_methods = checks_methods
@@ -101,10 +107,10 @@ class AuthenticationMiddleware:
         verifier = self._tokens if self._tokens and is_token else self._keys
         try:
             if credential is None:
-                raise InvalidCredential("Send an API key as `X-API-Key: KEY` or `Authorization: Bearer KEY`.")
+                raise InvalidCredential(self._remedy)
             return await verifier.verify(credential)
         except InvalidCredential as error:
-            if path.startswith("/.well-known/") or path == "/register":
+            if path.startswith("/.well-known/") or path == REGISTRATION_PATH:
                 # Where a client looks for OAuth, a 401 makes it wait for a login that nobody can make.
                 detail = f"There is nothing at {path}." if self._tokens else f"There is no OAuth here. {error}"
                 raise NotFound(detail) from None
@@ -117,7 +123,7 @@ class AuthenticationMiddleware:
         if self._admin_key is None:
             raise HTTPException(403, "Admin endpoints are disabled: ADMIN_API_KEY is not set.")
         if key is None:
-            raise self._refusal(401, "Send the admin key as `X-API-Key: KEY` or `Authorization: Bearer KEY`.")
+            raise self._refusal(401, f"Send the admin key {AS_HEADER}.")
         if not hmac.compare_digest(key.encode(), self._admin_key):
             try:
                 await self._keys.verify(key)
@@ -135,7 +141,8 @@ class AuthenticationMiddleware:
 
 
 def credential_of(headers: Headers) -> str | None:
+    """The key or token; an empty one, such as a variable that is not set leaves, is none."""
     if (key := headers.get("x-api-key")) is not None:
-        return key.strip()
+        return key.strip() or None
     scheme, _, credentials = headers.get("authorization", "").partition(" ")
-    return credentials.strip() if scheme.lower() == "bearer" else None
+    return credentials.strip() or None if scheme.lower() == "bearer" else None

@@ -140,7 +140,9 @@ class AccessLogMiddleware:
 class ErrorMiddleware:
     """Answers whatever is raised inside."""
 
-    def __init__(self, app: ASGIApp, *, form: Callable[[ProblemResponse], ASGIApp] = lambda answer: answer) -> None:
+    def __init__(
+        self, app: ASGIApp, *, form: Callable[[ProblemResponse, str], ASGIApp] = lambda answer, _path: answer
+    ) -> None:
         self._app = app
         self._form = form
 
@@ -160,12 +162,12 @@ class ErrorMiddleware:
         except asyncio.CancelledError:
             if not has_begun:
                 answer = problem(503, "The service is shutting down; try again.", headers={"Connection": "close"})
-                await self._form(answer)(scope, receive, send)
+                await self._form(answer, scope["path"])(scope, receive, send)
             raise
         except Exception as error:
             answer = problem_for(error)
             if not has_begun:
-                await self._form(answer)(scope, receive, send)
+                await self._form(answer, scope["path"])(scope, receive, send)
 
 
 class TimeoutMiddleware:

@@ -38,6 +38,8 @@ FETCH_INTERVAL = 10.0
 LIFETIME = 300.0
 """Seconds after which keys are read anew; those at hand are used meanwhile."""
 
+REFUSED = "This access token is not valid for this service, or has expired; log in again."
+
 logger = logging.getLogger(__name__)
 
 
@@ -129,7 +131,7 @@ class TokenVerifier:
             claims = await self._claims(credential)
         except jwt.PyJWTError as error:
             logger.info("access token refused", extra={"reason": str(error)})
-            raise InvalidCredential("This access token is not valid for this service, or has expired.") from None
+            raise InvalidCredential(REFUSED) from None
         scopes = scopes_of(claims)
         if not scopes & self._names(self._oauth.read_scope, self._oauth.write_scope):
             logger.info("access token refused", extra={"reason": f"its scopes are {sorted(scopes)}"})

@@ -41,7 +41,7 @@ def error_response(status: int, detail: str) -> Responses:
     }
 
 
-UNAUTHORIZED = error_response(401, "This API key is not valid or was revoked.")
+UNAUTHORIZED = error_response(401, "This API key is not valid or was revoked; check it, or ask for a new one.")
 READ_ONLY = error_response(403, "This API key may only read. Use one that may write.")
 TOO_LARGE = error_response(413, "The body is larger than 1048576 bytes.")
 NOT_JSON_RESPONSE = error_response(415, NOT_JSON)

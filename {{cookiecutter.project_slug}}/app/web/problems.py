@@ -21,6 +21,9 @@ UNEXPECTED = "Unexpected error; quote this request id when you report it."
 INVALID = "Validation failed; see `errors`."
 NOT_JSON = "Send the body as JSON, with the header Content-Type: application/json."
 
+REGISTRATION_PATH = "/register"
+"""Where clients of MCP try to register if they find no metadata of OAuth."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -80,13 +83,19 @@ def problem_for(error: Exception) -> ProblemResponse:
             return problem(500, UNEXPECTED)
 
 
-def as_json_rpc(answer: ProblemResponse) -> JSONResponse:
-    """The same as a JSON-RPC error too: of any other body, clients of MCP tell people that there was an error, no more."""
+def for_mcp_clients(answer: ProblemResponse, path: str) -> JSONResponse:
+    """The same as a JSON-RPC error too: of any other body, clients of MCP tell people that there was an error, no more.
+
+    Where they would register for OAuth, they read no error but OAuth's.
+    """
     content = json.loads(bytes(answer.body))
-    code = INTERNAL_ERROR if answer.status_code >= 500 else INVALID_REQUEST
-    error = {"code": code, "message": content["detail"]}
+    if path == REGISTRATION_PATH:
+        content |= {"error": "invalid_request", "error_description": content["detail"]}
+    else:
+        code = INTERNAL_ERROR if answer.status_code >= 500 else INVALID_REQUEST
+        content |= {"jsonrpc": "2.0", "id": None, "error": {"code": code, "message": content["detail"]}}
     headers = {name: value for name, value in answer.headers.items() if not name.startswith("content-")}
-    return JSONResponse({"jsonrpc": "2.0", "id": None, "error": error} | content, answer.status_code, headers)
+    return JSONResponse(content, answer.status_code, headers)
 
 
 def add_problem_handlers(app: FastAPI) -> None:

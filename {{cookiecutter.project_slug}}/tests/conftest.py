@@ -56,6 +56,7 @@ def new_database(folder: Path) -> Iterator[str]:
         execute(url, f"CREATE DATABASE {name}")
     except DatabaseUnavailable as error:
         pytest.exit(f"No PostgreSQL answers at DATABASE_URL ({error.__cause__}); `make test` starts one.", 1)
+    execute(url, f"ALTER DATABASE {name} SET synchronous_commit = off")  # no test of these crashes PostgreSQL
     yield make_url(url).set(database=name).render_as_string(hide_password=False)
     execute(url, f"DROP DATABASE {name} WITH (FORCE)")
 

@@ -44,8 +44,9 @@ def test_no_route_answers_without_a_key(
     assert {("POST", "/notes"), ("POST", "/admin/api-keys/key_id/revoke")} <= set(routes)
     targets = [(f"{REST_URL}{path}", method) for method, path in [*routes, ("GET", "/no/such"), ("GET", "/admin")]]
     targets += [(f"{MCP_URL}{path}", method) for method, path in [("POST", "/mcp"), ("GET", "/mcp"), ("GET", "/no")]]
+    client = client_with(admin)
     for url, method in targets:
-        response = client_with(admin).request(method, url, headers=headers)
+        response = client.request(method, url, headers=headers)
         assert response.status_code == 401, (method, url)
         assert response.headers["WWW-Authenticate"] == "Bearer"
         assert response.json()["status"] == 401

@@ -21,6 +21,7 @@ from tests.server import Server, fetch, wait_until
 KILLS = 3
 
 
+@pytest.mark.slow
 def test_requests_that_take_too_long_get_504_and_leave_nothing_behind(
     settings: Settings, database_url: str, key: str
 ) -> None:

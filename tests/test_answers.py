@@ -1,5 +1,6 @@
 """The answers: which are refused, how that is said, and that the questions can be answered at a terminal."""
 
+import functools
 import importlib.metadata
 import json
 import os
@@ -130,11 +131,15 @@ GOOD_ANSWERS = [
 ]
 
 
+@functools.cache
+def default_answers() -> dict[str, Any]:
+    return dict(prompt_for_config(generate_context(str(TEMPLATE / "cookiecutter.json")), no_input=True))
+
+
 def context_of(**answers: object) -> dict[str, Any]:
     """What the hooks get to see if these are the answers, typed at the prompts."""
-    defaults = prompt_for_config(generate_context(str(TEMPLATE / "cookiecutter.json")), no_input=True)
     known = {"_template": "gh:your-org/template", "_checkout": None, "_output_dir": "/out", "_repo_dir": str(TEMPLATE)}
-    return {"cookiecutter": {**defaults, **known, **answers}}
+    return {"cookiecutter": {**default_answers(), **known, **answers}}
 
 
 def run_hook(name: str, folder: Path, **answers: object) -> None:

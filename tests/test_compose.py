@@ -294,12 +294,15 @@ def test_several_containers_serve_behind_a_proxy_and_a_new_image_loses_no_reques
 
     updated = scaled._replace(env={**scaled.env, "TAG": "two"})
     with clients(tasks, key) as working:
-        time.sleep(2)
+        wait_until(lambda: all(client.created for client in working), timeout=60, what=lambda: scaled.compose("logs"))
         updated.compose("up", "--detach", "--wait", f"--scale=api={REPLICAS}")
-        time.sleep(2)
+        containers = updated.containers("api")
+        wait_until(
+            lambda: all('"path": "/tasks"' in each.logs() for each in containers),
+            timeout=60,
+            what=lambda: "each serves",
+        )
     created = [id for client in working for id in client.created]
-    containers = updated.containers("api")
     assert [each.inspect()["Config"]["Image"].rpartition(":")[2] for each in containers] == ["two"] * REPLICAS
-    assert all('"path": "/tasks"' in each.logs() for each in containers), "each of them served"
     stored = {task for task in created if call(f"{tasks}/{task}", key=key).status == 200}
     assert stored == set(created)

@@ -301,9 +301,9 @@ def stop_during_a_request(started: Container, key: str, rest_after: float | None
     body = json.dumps({"title": "Sent slowly"}).encode()
     with socket.create_connection(("127.0.0.1", started.port(8000)), timeout=30) as connection:
         lines = ["POST /tasks HTTP/1.1", "Host: localhost", f"X-API-Key: {key}", f"Content-Length: {len(body)}"]
-        head = "\r\n".join([*lines, "Content-Type: application/json", "", ""])
+        head = "\r\n".join([*lines, "Content-Type: application/json", "Expect: 100-continue", "", ""])
         connection.sendall(head.encode() + body[:5])
-        time.sleep(1)
+        assert connection.recv(1000).startswith(b"HTTP/1.1 100 Continue"), "the request is in flight"
         began = time.monotonic()
         with ThreadPoolExecutor() as pool:
             stopped = pool.submit(docker, "stop", "--time=60", started.id)

@@ -64,8 +64,8 @@ TREE_WITH_GPU = """
 app/duplicates/__init__.py app/duplicates/computation.py app/duplicates/feature.py app/duplicates/rest.py
 app/duplicates/schemas.py app/duplicates/texts.py app/duplicates/tools.py
 app/jobs/__init__.py app/jobs/computation.py app/jobs/feature.py app/jobs/healthcheck.py app/jobs/leases.py
-app/jobs/models.py app/jobs/queue.py app/jobs/rest.py app/jobs/runner.py app/jobs/schemas.py app/jobs/service.py
-app/jobs/tools.py app/jobs/worker.py app/worker.py
+app/jobs/metrics.py app/jobs/models.py app/jobs/queue.py app/jobs/rest.py app/jobs/runner.py app/jobs/schemas.py
+app/jobs/service.py app/jobs/tools.py app/jobs/worker.py app/worker.py
 compose.gpu.yaml
 deploy/kubernetes/valkey.yaml deploy/systemd/task-service-worker.service
 dev/__init__.py dev/valkey.py
@@ -77,8 +77,8 @@ tests/duplicates/__init__.py tests/duplicates/conftest.py tests/duplicates/fake_
 tests/duplicates/test_duplicates.py tests/duplicates/test_gpu.py tests/duplicates/test_interfaces.py
 tests/duplicates/test_texts.py tests/duplicates/test_worker.py tests/jobs/__init__.py tests/jobs/conftest.py
 tests/jobs/crashing_app.py tests/jobs/proxy.py tests/jobs/slow_worker.py tests/jobs/test_healthcheck.py
-tests/jobs/test_jobs.py tests/jobs/test_leases.py tests/jobs/test_queue.py tests/jobs/test_runner.py
-tests/jobs/test_worker.py tests/jobs/workers.py
+tests/jobs/test_jobs.py tests/jobs/test_leases.py tests/jobs/test_metrics.py tests/jobs/test_queue.py
+tests/jobs/test_runner.py tests/jobs/test_worker.py tests/jobs/workers.py
 """
 TREE_WITH_GPU_ON_POSTGRES = "deploy/ecs/worker-task-definition.json deploy/kubernetes/worker.yaml"
 

@@ -42,7 +42,7 @@ from tests.sandbox import (
     run,
     wait_until,
 )
-from tests.test_deploy import caddy, program_running, queries
+from tests.test_deploy import caddy, program_running, queries, rules
 
 # Each package manager, each database, and jobs: locally they meet in nothing. The first of them is what `make test` tries.
 slow = pytest.mark.slow
@@ -467,9 +467,20 @@ def test_the_readme_leads_to_a_first_job(running: Running) -> None:
             assert "location: /jobs/1" in accepted.lower()
             wait_until(lambda: json.loads(job())["state"] == "succeeded", timeout=60, what=job)
             assert json.loads(run("sh", "-ec", calls[2], cwd=running.service.folder, env=env).stdout)["items"] == []
+            assert without_series(running) == set()
         finally:
             os.killpg(process.pid, signal.SIGINT)
             process.wait(timeout=30)
+
+
+def without_series(running: Running) -> set[str]:
+    """What dashboard and alerts ask of jobs and of the database and the service does not export."""
+    with urllib.request.urlopen(f"http://localhost:{running.service.ports[0]}/metrics") as answer:
+        exported = set(re.findall(r"^\w+", answer.read().decode(), re.MULTILINE))
+    asked = [*queries(running.service.folder), *(rule["expr"] for rule in rules(running.service.folder))]
+    names = {name for query in asked for name in re.findall(r"\b((?:job|db_)\w*)\{", query)}
+    assert len(names) > 5
+    return names - exported
 
 
 def test_ctrl_c_ends_it(running: Running) -> None:

@@ -18,6 +18,7 @@ from app.web.docs import DOCS_PATHS, docs_router
 from app.web.feature import Feature
 from app.web.mcp import PATH as MCP_PATH
 from app.web.mcp import create_mcp_app, create_mcp_server
+from app.web.metrics import publishing
 from app.web.middleware import (
     AccessLogMiddleware,
     BodySizeLimitMiddleware,
@@ -54,7 +55,7 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        async with mcp_server.session_manager.run():
+        async with mcp_server.session_manager.run(), publishing(database.pools):
             yield
         await database.close()
 
@@ -74,7 +75,7 @@ def create_app(
         api_keys_router(database, keys, settings.key_secret()),
     ):
         rest_app.include_router(router, dependencies=[Depends(refuse_unknown_parameters)])
-    rest_app.include_router(probes_router(database))
+    rest_app.include_router(probes_router(database, features))
     rest_app.include_router(docs_router(TITLE))
     add_problem_handlers(rest_app)
     mcp_app = with_middleware(mcp_app, middleware_of("mcp", keys, tokens, settings))

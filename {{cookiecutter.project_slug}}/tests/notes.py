@@ -6,9 +6,12 @@
 import asyncio
 import logging
 import time
+from collections.abc import Iterable
 from typing import Annotated
 
 from fastapi import APIRouter, Response
+from prometheus_client import Metric
+from prometheus_client.core import GaugeMetricFamily
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from sqlalchemy import Connection, String, func, select, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -148,6 +151,11 @@ def make_mistake(session: ReadSession) -> None:
     session.execute(text("SELECT * FROM no_such_table WHERE title = :title"), {"title": PRIVATE})
 
 
+def read_note_metrics(session: ReadSession) -> Iterable[Metric]:
+    count = session.scalar(select(func.count()).select_from(Note))
+    return [GaugeMetricFamily("notes", "Notes that there are", value=count)]
+
+
 def notes_router(database: Database) -> APIRouter:
     router = APIRouter(prefix="/notes", tags=["notes"])
     not_found = error_response(404, "There is no note 3.")
@@ -231,6 +239,7 @@ def notes_feature(database: Database) -> Feature:
         router=notes_router(database),
         add_tools=lambda server: add_note_tools(server, database),
         instructions="Notes: ids come from list_notes or create_note.",
+        read_metrics=read_note_metrics,
     )
 
 

@@ -139,7 +139,7 @@ def test_an_outage_is_logged_with_its_reason_and_answered_with_a_fixed_sentence(
         "The database is unavailable; try again in a few seconds."
     }
     warnings = [line["message"] for line in logged() if line["level"] == "WARNING"]
-    assert len(warnings) == 2
+    assert len(warnings) == 3
     for message in warnings:
         assert re.fullmatch(r"database unavailable: .*(unable to open database file|Connect).*", message)
     assert not [line for line in logged() if "exception" in line]

@@ -1,5 +1,6 @@
 """Metrics: what monitoring sees, exact over all workers."""
 
+import asyncio
 import os
 import re
 import signal
@@ -10,10 +11,14 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 from starlette.testclient import TestClient
 
+from app.db.database import Database, Pool, open_database
+from app.settings import Settings
 from app.web import metrics
-from tests.conftest import MCP_URL, CallTool, client_with
+from tests.conftest import MCP_URL, REST_URL, CallTool, client_with
+from tests.notes import create_app, keep_busy, list_notes
 from tests.server import Server, fetch, wait_until
 
 METHODS = {"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "other"}
@@ -95,6 +100,54 @@ def test_no_request_can_invent_a_time_series(admin: TestClient, key: str) -> Non
     assert {value for name, value in labels if name == "method"} <= METHODS
 
 
+@pytest.mark.parametrize("unit_of_work", ["read", "write"])
+def test_those_who_wait_for_the_database_are_counted(unit_of_work: str, database_url: str) -> None:
+    async def use(database: Database) -> Pool:
+        work = getattr(database, unit_of_work)
+        pool = database.pools[0 if unit_of_work == "read" else -1]
+        busy = [asyncio.create_task(work(keep_busy, 60)) for _ in range(pool.size)]
+        late = asyncio.create_task(work(list_notes, None, 1, None))
+        impatient = asyncio.create_task(work(list_notes, None, 1, None))
+        await asyncio.sleep(0)  # each begins
+        assert (pool.in_use, pool.waiting) == (pool.size, 2)
+        impatient.cancel()
+        await asyncio.wait({impatient})
+        assert (pool.in_use, pool.waiting, pool.waits, pool.waits_given_up) == (pool.size, 1, 1, 1)
+        for each in busy:
+            each.cancel()
+        await asyncio.wait({*busy, late})
+        assert not late.exception()
+        await database.close()
+        return pool
+
+    pool = asyncio.run(use(open_database(database_url, pool_size=2)))
+    assert (pool.in_use, pool.waiting, pool.waits, pool.waits_given_up) == (0, 0, 2, 1)
+    assert 0 < pool.wait_seconds < 60
+
+
+def test_the_pools_are_shown_with_their_sizes(client: TestClient, settings: Settings) -> None:
+    pools = open_database(settings.database_url.get_secret_value(), pool_size=settings.database_pool_size).pools
+    shown = samples(client.get("/metrics").text)
+    for pool in pools:
+        assert shown[series("db_pool_size", pool=pool.name)] == pool.size
+        for name in ("in_use", "waiting", "waits_total", "wait_seconds_total", "waits_given_up_total"):
+            assert series(f"db_pool_{name}", pool=pool.name) in shown, name
+
+
+def test_a_feature_shows_what_it_counts_in_the_database_if_that_answers(
+    client: TestClient, settings: Settings, unreachable_database: str
+) -> None:
+    before = samples(client.get("/metrics").text)["notes"]
+    client.post("/notes", json={"title": "One more"})
+    assert samples(client.get("/metrics").text)["notes"] == before + 1
+    elsewhere = settings.model_copy(update={"database_url": SecretStr(unreachable_database)})
+    with TestClient(create_app(elsewhere), REST_URL) as without_database:
+        answer = without_database.get("/metrics")
+    assert answer.status_code == 200
+    assert "notes" not in samples(answer.text)
+    assert "http_requests_total" in answer.text
+
+
 def test_a_worker_that_was_killed_as_it_began_to_count_breaks_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -144,18 +197,21 @@ def test_counts_and_durations_are_exact_over_both_workers_even_after_a_kill(serv
 
 
 @pytest.mark.slow
-def test_requests_in_progress_are_forgotten_with_their_worker(server: Server, key: str) -> None:
+def test_requests_in_progress_and_what_they_use_are_forgotten_with_their_worker(server: Server, key: str) -> None:
     def in_progress() -> float:
         return scrape(server)[series("http_requests_in_progress", interface="rest")] - 1  # without the one that asks
 
-    unfinished = f"POST /notes HTTP/1.1\r\nHost: localhost\r\nX-API-Key: {key}\r\nContent-Length: 9\r\n\r\n"
+    def reading() -> float:
+        return sum(value for name, value in scrape(server).items() if re.match("db_pool_(in_use|waiting){", name))
+
+    unfinished = f"GET /notes/slow/read?seconds=60 HTTP/1.1\r\nHost: localhost\r\nX-API-Key: {key}\r\n\r\n"
     with ExitStack() as connections:
         for _ in range(6):
             connection = connections.enter_context(socket.create_connection(("127.0.0.1", server.port)))
             connection.sendall(unfinished.encode())
-        wait_until(lambda: in_progress() == 6, timeout=10, what="six requests are in progress")
+        wait_until(lambda: in_progress() == reading() == 6, timeout=20, what="six requests are in progress and read")
         killed = set(server.workers())
         for pid in killed:
             os.kill(pid, signal.SIGKILL)
         wait_until(lambda: len(set(server.workers()) - killed) == 2, timeout=20, what="two new workers")
-    assert in_progress() == 0
+    wait_until(lambda: in_progress() == reading() == 0, timeout=20, what="nothing is in progress and read")

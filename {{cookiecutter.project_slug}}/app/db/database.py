@@ -7,7 +7,8 @@ when it raises. Return values, not rows: outside the function there is no sessio
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Concatenate
 
 from sqlalchemy import Connection, text
@@ -29,7 +30,41 @@ class WriteSession(ReadSession):
     """A session in a transaction. A type of its own, so that mypy refuses `database.read(a_function_that_writes)`."""
 
 
+@dataclass
+class Pool:
+    """What a process has only so much of, in numbers for monitoring. All are counted on the event loop, without a lock."""
+
+    name: str
+    size: int
+    users: int = 0
+    """Requests that use one, and those that wait for one."""
+    waits: int = 0
+    """How many had to wait: this and the next two begin again once they are published."""
+    wait_seconds: float = 0.0
+    waits_given_up: int = 0
+    """Waits that ended with the request's time instead of a turn."""
+
+    @property
+    def in_use(self) -> int:
+        return min(self.users, self.size)
+
+    @property
+    def waiting(self) -> int:
+        return self.users - self.in_use
+
+    @property
+    def is_full(self) -> bool:
+        return self.users >= self.size
+
+    def add_wait(self, seconds: float, *, given_up: bool) -> None:
+        self.waits += 1
+        self.wait_seconds += seconds
+        self.waits_given_up += given_up
+
+
 class Database(ABC):
+    pools: Sequence[Pool]
+
     @abstractmethod
     async def read[**P, T](
         self, work: Callable[Concatenate[ReadSession, P], T], /, *args: P.args, **kwargs: P.kwargs
@@ -59,10 +94,18 @@ class Database(ABC):
         Raises:
             DatabaseUnavailable: it does not, or not within `PING_TIMEOUT` seconds.
         """
-        query = asyncio.create_task(self.read(_read_version))
+        await self.read_at_once(_read_version)
+
+    async def read_at_once[T](self, work: Callable[[ReadSession], T]) -> T:
+        """Run queries for somebody who does not wait, such as a probe.
+
+        Raises:
+            DatabaseUnavailable: it does not answer within `PING_TIMEOUT` seconds, or migrations have not run.
+        """
+        query = asyncio.create_task(self.read(work))
         try:
             # Shielded, because to close a connection on which nothing answers takes seconds more.
-            await asyncio.wait_for(asyncio.shield(query), PING_TIMEOUT)
+            return await asyncio.wait_for(asyncio.shield(query), PING_TIMEOUT)
         except TimeoutError:
             raise DatabaseUnavailable(f"The database does not answer within {PING_TIMEOUT:.0f} s.") from None
         except DBAPIError:

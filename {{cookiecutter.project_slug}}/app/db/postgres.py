@@ -4,7 +4,7 @@ import asyncio
 import time
 import uuid
 from collections.abc import Callable
-from typing import Any, Concatenate
+from typing import Any, Concatenate, Literal
 
 import asyncpg
 from sqlalchemy import Connection, event
@@ -12,7 +12,7 @@ from sqlalchemy.exc import InvalidatePoolError
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
 
 from app.database_url import parse_url
-from app.db.database import Database, ReadSession, WriteSession
+from app.db.database import Database, Pool, ReadSession, WriteSession
 from app.db.failures import translate_driver_errors
 
 CONNECT_TIMEOUT = 10.0
@@ -92,6 +92,32 @@ def run_on_postgres[T](url: str, work: Callable[[Connection], T]) -> T:
     return asyncio.run(run())
 
 
+class Turns(asyncio.Semaphore):
+    """First come, first served: SQLAlchemy's own queue lets newcomers overtake, which ruins the slowest requests."""
+
+    def __init__(self, pool: Pool) -> None:
+        super().__init__(pool.size)
+        self._pool = pool
+
+    async def acquire(self) -> Literal[True]:
+        arrived = time.perf_counter() if self._pool.is_full else None
+        self._pool.users += 1
+        try:
+            await super().acquire()
+        except BaseException:
+            self._pool.users -= 1
+            if arrived is not None:
+                self._pool.add_wait(time.perf_counter() - arrived, given_up=True)
+            raise
+        if arrived is not None:
+            self._pool.add_wait(time.perf_counter() - arrived, given_up=False)
+        return True
+
+    def release(self) -> None:
+        self._pool.users -= 1
+        super().release()
+
+
 class PostgresDatabase(Database):
     def __init__(self, url: str, *, pool_size: int, through_pooler: bool) -> None:
         self.engine = create_postgres_engine(url, pool_size=pool_size, through_pooler=through_pooler)
@@ -100,21 +126,21 @@ class PostgresDatabase(Database):
         reads = self.engine if through_pooler else self.engine.execution_options(isolation_level="AUTOCOMMIT")
         self._reads = async_sessionmaker(reads, expire_on_commit=False, sync_session_class=ReadSession)
         self._writes = async_sessionmaker(self.engine, expire_on_commit=False, sync_session_class=WriteSession)
-        # First come, first served: SQLAlchemy's own queue lets newcomers overtake, which ruins the slowest requests.
-        self._connection_slots = asyncio.Semaphore(pool_size)
+        self.pools = [Pool("connections", pool_size)]
+        self._turns = Turns(self.pools[0])
 
     async def read[**P, T](
         self, work: Callable[Concatenate[ReadSession, P], T], /, *args: P.args, **kwargs: P.kwargs
     ) -> T:
         with translate_driver_errors():
-            async with self._connection_slots, self._reads() as session:
+            async with self._turns, self._reads() as session:
                 return await session.run_sync(work, *args, **kwargs)  # type: ignore[arg-type]
 
     async def write[**P, T](
         self, work: Callable[Concatenate[WriteSession, P], T], /, *args: P.args, **kwargs: P.kwargs
     ) -> T:
         with translate_driver_errors():
-            async with self._connection_slots, self._writes() as session, session.begin():
+            async with self._turns, self._writes() as session, session.begin():
                 return await session.run_sync(work, *args, **kwargs)  # type: ignore[arg-type]
 
     async def close(self) -> None:

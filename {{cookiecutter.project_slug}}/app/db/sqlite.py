@@ -21,7 +21,7 @@ from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.orm import sessionmaker
 
 from app.database_url import parse_url
-from app.db.database import Database, ReadSession, WriteSession
+from app.db.database import Database, Pool, ReadSession, WriteSession
 from app.db.failures import translate_driver_errors
 
 LOCK_TIMEOUT = 15.0
@@ -115,12 +115,15 @@ class Interruptible:
         self._lock = Lock()
         self._connection: sqlite3.Connection | None = None
         self._given_up = False
+        self.begun: float | None = None
+        """When its turn came, as `time.perf_counter` counts."""
 
     def begin(self, connection: Connection) -> None:
         raw = connection.connection.driver_connection
         assert isinstance(raw, sqlite3.Connection)
         with self._lock:
             self._connection = raw
+            self.begun = time.perf_counter()
         # `interrupt` ends the statement that runs, and this one that begins after it.
         raw.set_progress_handler(lambda: self._given_up, CHECK_EVERY)
 
@@ -155,13 +158,16 @@ class SqliteDatabase(Database):
         self._readers = ThreadPoolExecutor(readers, "sqlite-reader")
         self._writer = ThreadPoolExecutor(1, "sqlite-writer")
         self._waiting: deque[Change] = deque()
+        self._reader_pool = Pool("readers", readers)
+        self._writer_pool = Pool("writer", 1)
+        self.pools = [self._reader_pool, self._writer_pool]
 
     async def read[**P, T](
         self, work: Callable[Concatenate[ReadSession, P], T], /, *args: P.args, **kwargs: P.kwargs
     ) -> T:
         running = Interruptible()
         future = self._readers.submit(self._query, running, lambda session: work(session, *args, **kwargs))
-        return await _result(future, running)
+        return await _result(future, running, self._reader_pool)
 
     async def write[**P, T](
         self, work: Callable[Concatenate[WriteSession, P], T], /, *args: P.args, **kwargs: P.kwargs
@@ -169,7 +175,7 @@ class SqliteDatabase(Database):
         change = Change(lambda session: work(session, *args, **kwargs))
         self._waiting.append(change)
         self._writer.submit(self._commit_waiting)
-        result: T = await _result(change.future, change.running)
+        result: T = await _result(change.future, change.running, self._writer_pool)
         return result
 
     async def close(self) -> None:
@@ -217,10 +223,16 @@ class SqliteDatabase(Database):
         return partial(change.future.set_result, result)
 
 
-async def _result[T](future: Future[T], running: Interruptible) -> T:
-    with translate_driver_errors():
-        try:
+async def _result[T](future: Future[T], running: Interruptible, pool: Pool) -> T:
+    arrived = time.perf_counter() if pool.is_full else None
+    pool.users += 1
+    try:
+        with translate_driver_errors():
             return await asyncio.wrap_future(future)
-        except asyncio.CancelledError:
-            running.interrupt()
-            raise
+    except asyncio.CancelledError:
+        running.interrupt()
+        raise
+    finally:
+        pool.users -= 1
+        if arrived is not None:
+            pool.add_wait((running.begun or time.perf_counter()) - arrived, given_up=running.begun is None)

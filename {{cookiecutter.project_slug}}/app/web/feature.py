@@ -1,10 +1,12 @@
 """What a feature brings to the service."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from fastapi import APIRouter
+from prometheus_client import Metric
 
+from app.db.database import ReadSession
 from app.web.tools import ToolServer
 
 
@@ -14,3 +16,5 @@ class Feature:
     add_tools: Callable[[ToolServer], None]
     instructions: str
     """What an assistant should know before it calls one of the tools."""
+    read_metrics: Callable[[ReadSession], Iterable[Metric]] | None = None
+    """Queries whose results `/metrics` shows beside the service's own; they run each time that it is asked."""

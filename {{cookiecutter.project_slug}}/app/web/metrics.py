@@ -1,12 +1,16 @@
 """Prometheus metrics, right under several workers: each writes to files, and any of them sums up those of all."""
 
+import asyncio
 import os
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
+
+from app.db.database import Pool
 
 REQUESTS = Counter("http_requests", "HTTP requests answered", ["interface", "method", "route", "status"])
 DURATION = Histogram(
@@ -27,6 +31,21 @@ TOOL_DURATION = Histogram(
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
 )
 
+# Of PostgreSQL there is one pool, `connections`; of SQLite `readers`, which are threads, and the one `writer`.
+POOL_SIZE = Gauge("db_pool_size", "How many there are in the pool", ["pool"], multiprocess_mode="livesum")
+POOL_IN_USE = Gauge(
+    "db_pool_in_use", "How many are in use, at most a second ago", ["pool"], multiprocess_mode="livesum"
+)
+POOL_WAITING = Gauge(
+    "db_pool_waiting", "Requests that wait for one, at most a second ago", ["pool"], multiprocess_mode="livesum"
+)
+POOL_WAITS = Counter("db_pool_waits", "Requests that had to wait for one", ["pool"])
+POOL_WAIT_SECONDS = Counter("db_pool_wait_seconds", "Time that they waited", ["pool"])
+POOL_WAITS_GIVEN_UP = Counter("db_pool_waits_given_up", "Requests whose time ended while they waited", ["pool"])
+
+PUBLISH_EVERY = 1.0
+"""Seconds. To write at each query what other processes can read would cost each request some microseconds."""
+
 
 class AllWorkers(MultiProcessCollector):
     def collect(self) -> Iterable[Metric]:
@@ -39,10 +58,49 @@ class AllWorkers(MultiProcessCollector):
         return self.merge(files, accumulate=True)  # type: ignore[no-any-return, no-untyped-call]
 
 
-def render() -> bytes:
-    """The metrics of all workers in Prometheus's text format."""
+class Given(Collector):
+    def __init__(self, metrics: Iterable[Metric]) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> Iterable[Metric]:
+        return self._metrics
+
+
+def render(from_database: Iterable[Metric] = ()) -> bytes:
+    """The metrics of all workers in Prometheus's text format, and these."""
+    others = CollectorRegistry()
+    others.register(Given(from_database))
     if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
-        return generate_latest()  # one process, such as a test or a debugger
+        return generate_latest() + generate_latest(others)  # one process, such as a test or a debugger
     registry = CollectorRegistry()
     AllWorkers(registry)  # type: ignore[no-untyped-call]
-    return generate_latest(registry)
+    return generate_latest(registry) + generate_latest(others)
+
+
+def publish(pools: Sequence[Pool]) -> None:
+    """Write what the pools of this process have counted to where any worker finds it."""
+    for pool in pools:
+        POOL_SIZE.labels(pool.name).set(pool.size)
+        POOL_IN_USE.labels(pool.name).set(pool.in_use)
+        POOL_WAITING.labels(pool.name).set(pool.waiting)
+        POOL_WAITS.labels(pool.name).inc(pool.waits)
+        POOL_WAIT_SECONDS.labels(pool.name).inc(pool.wait_seconds)
+        POOL_WAITS_GIVEN_UP.labels(pool.name).inc(pool.waits_given_up)
+        pool.waits, pool.wait_seconds, pool.waits_given_up = 0, 0.0, 0
+
+
+@asynccontextmanager
+async def publishing(pools: Sequence[Pool]) -> AsyncIterator[None]:
+    """Publish again and again until the end of the block."""
+
+    async def publish_again() -> None:
+        while True:
+            publish(pools)
+            await asyncio.sleep(PUBLISH_EVERY)
+
+    again = asyncio.create_task(publish_again())
+    try:
+        yield
+    finally:
+        again.cancel()
+        publish(pools)

@@ -1,14 +1,19 @@
 """Probes for orchestrators and monitoring; none needs a key."""
 
 import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Literal
 
 from fastapi import APIRouter, Response
+from prometheus_client import Metric
 from pydantic import BaseModel
 from starlette.responses import PlainTextResponse
 
 from app.db.database import Database
+from app.errors import DatabaseUnavailable
 from app.web import metrics
+from app.web.feature import Feature
 
 PROBE_PATHS = frozenset({"/live", "/ready", "/health", "/metrics"})
 
@@ -17,7 +22,7 @@ class Health(BaseModel):
     status: Literal["healthy"] = "healthy"
 
 
-def probes_router(database: Database) -> APIRouter:
+def probes_router(database: Database, features: Sequence[Feature]) -> APIRouter:
     router = APIRouter(tags=["probes"])
 
     # HEAD is what some load balancers and monitors send.
@@ -47,6 +52,13 @@ def probes_router(database: Database) -> APIRouter:
     )
     async def prometheus_metrics() -> Response:
         """Request counts, durations and errors of all workers, for Prometheus."""
-        return Response(await asyncio.to_thread(metrics.render), media_type="text/plain; version=0.0.4; charset=utf-8")
+        metrics.publish(database.pools)
+        from_database: list[Metric] = []
+        with suppress(DatabaseUnavailable):  # which is logged, and no reason to show nothing at all
+            for feature in features:
+                if feature.read_metrics is not None:
+                    from_database += await database.read_at_once(feature.read_metrics)
+        text = await asyncio.to_thread(metrics.render, from_database)
+        return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
     return router

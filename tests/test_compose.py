@@ -208,21 +208,40 @@ def test_production_serves_on_both_ports(production: Stack) -> None:
     assert call(f"{url(production, 'PUBLISH_MCP')}/mcp", data={}).status == 401
 
 
-def test_a_backup_is_made_and_restored_as_the_readme_says(production: Stack) -> None:
-    save, restore = code_blocks(production.folder / "docs" / "operate.md", "Backup", "sh")
+def test_the_backup_of_a_night_is_restored_into_an_empty_stack_as_the_page_says(production: Stack) -> None:
+    page = production.folder / "docs" / "operate.md"
+    _, start = code_blocks(page, "Production with Docker Compose", "sh")
+    save, restore = code_blocks(page, "Backup", "sh")
     key = production.issue_key("backup")
     tasks = f"{url(production)}/tasks"
     kept = call(tasks, key=key, data={"title": "Kept"}).body
     production.sh(save)
-    production.sh("sh deploy/backup.sh backups && mv backups/*.backup app.backup")  # the same, as each night
-    assert call(f"{tasks}/{kept['id']}", key=key, method="DELETE").status == 204
-    later = call(tasks, key=key, data={"title": "Later"}).body
+    production.sh(nightly(production.folder) + " && mv backups/*.backup app.backup")
+
+    production.compose("down", "--volumes")
+    production.sh(start)
+    assert call(tasks, key=key).status == 401
+    later = production.issue_key("later")
+    assert call(tasks, key=later, data={"title": "Later"}).status == 201
     production.sh(restore)
     wait_until(
-        lambda: call(f"{tasks}/{kept['id']}", key=key).body == kept, timeout=30, what=lambda: production.compose("logs")
+        lambda: call(tasks, key=key).status == 200 and call(tasks, key=later).status == 401,
+        timeout=30,
+        what=lambda: production.compose("logs"),
     )
-    assert call(f"{tasks}/{later['id']}", key=key).status == 404
+    restored = [each["id"] for each in call(tasks, key=key).body["items"]]
+    assert kept["id"] in restored
+    assert call(f"{tasks}/{kept['id']}", key=key).body == kept
     assert call(tasks, key=key, data={"title": "Afterwards"}).status == 201
+
+
+def nightly(project: Path) -> str:
+    """What cron runs, which is what the systemd timer runs, into the folder `backups`."""
+    [crontab] = code_blocks(project / "docs" / "operate.md", "Backup", "crontab")
+    unit = (project / "deploy" / "systemd" / f"{project.name}-backup.service").read_text()
+    command = re.sub(r"^(\S+ ){5}", "", crontab.strip())
+    assert f"ExecStart=/bin/{command}\n" in unit
+    return command.replace(f"/opt/{project.name}", ".").replace(f"/var/lib/{project.name}-backups", "backups")
 
 
 @pytest.fixture

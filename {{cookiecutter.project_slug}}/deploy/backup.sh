@@ -1,7 +1,7 @@
 #!/bin/sh
 # Saves the database of the stack of compose.prod.yaml into a folder, and deletes what is there for longer than 14 days:
 #   sh deploy/backup.sh FOLDER [DAYS]
-# Each night by systemd/{{ cookiecutter.project_slug }}-backup.timer or cron. Copy the folder to another machine; docs/operate.md restores from it.
+# Each night by systemd/{{ cookiecutter.project_slug }}-backup.timer, or by cron. Copy the folder to another machine; docs/operate.md restores from it.
 set -eu
 umask 077
 folder=$1

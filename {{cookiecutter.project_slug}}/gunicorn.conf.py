@@ -44,6 +44,13 @@ class Worker(UvicornWorker):  # type: ignore[misc]
         # The worker's sign of life, each second: at half of `timeout`, a hung one could be killed twice as early.
         self.config.timeout_notify = 1
 
+    async def callback_notify(self) -> None:
+        """End without a master, which could not stop this worker any more: a new service could not have its ports."""
+        await super().callback_notify()
+        if os.getppid() != self.ppid:
+            self.log.error("The master has ended, so worker %s ends as well", self.pid)
+            os.kill(self.pid, signal.SIGTERM)
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """On SIGQUIT, which is what the master makes of SIGINT, finish the requests in flight."""
         os.kill(self.pid, signal.SIGTERM)

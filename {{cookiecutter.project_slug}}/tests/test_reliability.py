@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import socket
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -98,6 +99,23 @@ def test_a_shutdown_lets_requests_finish_and_tells_those_that_cannot(
         assert (long.result().status_code, long.result().headers["Connection"]) == (503, "close")
         assert long.result().json()["detail"] == "The service is shutting down; try again."
         assert "SIGKILL" not in server.log_file.read_text(), "gunicorn's grace period of 10 s was over"
+
+
+@pytest.mark.slow
+def test_workers_end_with_their_master_so_that_a_new_one_finds_the_ports_free(tmp_path: Path, database_url: str) -> None:
+    with (
+        Server(tmp_path, app=NOTES_APP, DATABASE_URL=database_url) as server,
+        server.client(server.issue_key(uuid.uuid4().hex)) as client,
+        ThreadPoolExecutor() as threads,
+    ):
+        in_flight = threads.submit(client.get, "/notes/slow/wait", params={"seconds": 2})
+        wait_until(lambda: SLOW_REQUEST_STARTED in server.log_file.read_text(), timeout=10, what="it is in flight")
+        server.process.kill()
+        server.process.wait()
+        wait_until(lambda: not server.workers(), timeout=20, what="the workers end")
+        assert in_flight.result().status_code == 200
+        for port in (server.port, server.mcp_port):
+            socket.create_server(("127.0.0.1", port)).close()
 
 
 @pytest.mark.slow

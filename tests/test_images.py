@@ -429,14 +429,18 @@ def test_a_package_that_does_not_match_its_hash_is_refused(source: Path) -> None
 @once
 def test_data_outlives_the_container_in_a_named_volume(project: Project) -> None:
     with volume() as data:
-        assert_kept(project, [f"--volume={data}:/data"])
+        mount = [f"--volume={data}:/data"]
+        assert_kept(project, mount, mount)
 
 
 @once
-@pytest.mark.parametrize("user", ["1000:1000", "12345:0"])
-def test_data_outlives_the_container_in_a_folder_of_the_host(user: str, project: Project, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("user", "next_user"), [("1000:1000", "1000:1000"), ("12345:0", "23456:0")])
+def test_data_outlives_the_container_in_a_folder_of_the_host(
+    user: str, next_user: str, project: Project, tmp_path: Path
+) -> None:
     folder = host_folder(tmp_path, owner="1000:0", mode="770")
-    assert_kept(project, [f"--volume={folder}:/data", f"--user={user}"])
+    mount = f"--volume={folder}:/data"
+    assert_kept(project, [mount, f"--user={user}"], [mount, f"--user={next_user}"])
 
 
 def host_folder(tmp_path: Path, owner: str, mode: str) -> Path:
@@ -448,11 +452,11 @@ def host_folder(tmp_path: Path, owner: str, mode: str) -> Path:
     return folder
 
 
-def assert_kept(project: Project, options: list[str]) -> None:
+def assert_kept(project: Project, options: list[str], next_options: list[str]) -> None:
     with service(project, options) as first:
         key = first.issue_key()
         task = call(f"{first.url()}/tasks", key=key, data={"title": "Kept"}).body
-    with service(project, options) as second:
+    with service(project, next_options) as second:
         assert call(f"{second.url()}/tasks/{task['id']}", key=key).body == task
 
 

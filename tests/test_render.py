@@ -22,7 +22,7 @@ TREE = """
 app/__init__.py app/__main__.py app/api_keys/__init__.py app/api_keys/__main__.py app/api_keys/models.py
 app/api_keys/rest.py app/api_keys/schemas.py app/api_keys/service.py app/database_url.py
 app/db/__init__.py app/db/columns.py app/db/database.py app/db/failures.py app/db/migrate.py app/db/postgres.py
-app/db/search.py app/db/sqlite.py app/errors.py app/features.py app/logs.py app/main.py app/settings.py
+app/db/search.py app/db/sqlite.py app/errors.py app/features.py app/files.py app/logs.py app/main.py app/settings.py
 app/tasks/__init__.py app/tasks/feature.py app/tasks/models.py app/tasks/rest.py app/tasks/schemas.py
 app/tasks/service.py app/tasks/tools.py app/web/__init__.py app/web/authentication.py app/web/connections.py
 app/web/feature.py app/web/healthcheck.py app/web/mcp.py app/web/metrics.py app/web/middleware.py app/web/oauth.py

@@ -7,6 +7,7 @@ import secrets
 import socket
 import sys
 import tomllib
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from ipaddress import IPv4Address, IPv6Address, ip_address
@@ -19,6 +20,7 @@ from pydantic import Field, SecretStr, ValidationError, ValidationInfo, Validato
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from app.database_url import asks_for_pooler_mode, is_sqlite, parse_url
+from app.files import create_private
 
 TITLE = {{ python_string(cookiecutter.project_name) }}
 ROOT = Path(__file__).resolve().parent.parent
@@ -294,15 +296,8 @@ def _is_local(origin: str) -> bool:
 def _read_or_make(path: Path) -> bytes:
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_name(f"{path.name}.{os.getpid()}")
-        draft.touch(mode=0o600)
-        draft.write_text(secrets.token_hex(32), encoding="ascii")
-        try:
-            path.hardlink_to(draft)  # fails, and replaces nothing, where another process was faster
-        except FileExistsError:
-            pass
-        finally:
-            draft.unlink()
+        with suppress(FileExistsError):  # another process was faster
+            create_private(path, secrets.token_hex(32).encode())
     return path.read_bytes().strip()
 
 

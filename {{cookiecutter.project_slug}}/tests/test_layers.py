@@ -18,6 +18,7 @@ LAYERS = {
     "logs": 0,
     "errors": 0,
     "database_url": 0,
+    "files": 0,
 }
 FEATURE = 3
 """The layer of each folder that has none above."""

@@ -102,7 +102,9 @@ def test_a_shutdown_lets_requests_finish_and_tells_those_that_cannot(
 
 
 @pytest.mark.slow
-def test_workers_end_with_their_master_so_that_a_new_one_finds_the_ports_free(tmp_path: Path, database_url: str) -> None:
+def test_workers_end_with_their_master_so_that_a_new_one_finds_the_ports_free(
+    tmp_path: Path, database_url: str
+) -> None:
     with (
         Server(tmp_path, app=NOTES_APP, DATABASE_URL=database_url) as server,
         server.client(server.issue_key(uuid.uuid4().hex)) as client,

@@ -351,9 +351,23 @@ def test_a_missing_secret_file_is_made_once(tmp_path: Path) -> None:
     secret = settings.key_secret()
     assert len(secret) >= 32
     assert secret == settings.key_secret() == file.read_bytes()
-    assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert list(file.parent.iterdir()) == [file]
     assert Settings(api_key_secret_file=tmp_path / "another").key_secret() != secret
+
+
+@pytest.mark.parametrize(
+    ("folder_mode", "umask", "mode"), [(0o755, 0o022, 0o600), (0o700, 0, 0o600), (0o770, 0o077, 0o660)]
+)
+def test_a_secret_file_is_private_to_its_owner_or_to_those_who_share_the_folder(
+    tmp_path: Path, folder_mode: int, umask: int, mode: int
+) -> None:
+    tmp_path.chmod(folder_mode)
+    previous = os.umask(umask)
+    try:
+        Settings(api_key_secret_file=tmp_path / "secret").key_secret()
+    finally:
+        os.umask(previous)
+    assert stat.S_IMODE((tmp_path / "secret").stat().st_mode) == mode
 
 
 def test_a_secret_wins_over_the_file_for_one(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,7 @@ from sqlalchemy.orm import sessionmaker
 from app.database_url import parse_url
 from app.db.database import Database, Pool, ReadSession, WriteSession
 from app.db.failures import translate_driver_errors
+from app.files import create_private
 
 LOCK_TIMEOUT = 15.0
 """Seconds that a writer waits for the file's lock, which another process may hold."""
@@ -35,8 +36,9 @@ COMMITTED_TOGETHER = 64
 
 
 def create_sqlite_engine(url: str, *, pool_size: int = 5) -> Engine:
-    """Creates the file's folder; WAL, for readers beside a writer; fsync at each commit; a transaction that writes takes
-    the write lock before its first read, for two that read first and write then would lose updates.
+    """Creates the file, which is private, and its folder; WAL, for readers beside a writer; fsync at each commit; a
+    transaction that writes takes the write lock before its first read, for two that read first and write then would lose
+    updates.
     """
     parsed = parse_url(url)
     file = Path(str(parsed.database))
@@ -49,8 +51,11 @@ def create_sqlite_engine(url: str, *, pool_size: int = 5) -> Engine:
     )
 
     @event.listens_for(engine, "do_connect")
-    def make_folder(*_arguments: object) -> None:
+    def make_file(*_arguments: object) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
+        if not file.exists():
+            with suppress(OSError):  # of which SQLite says more, or another process was faster
+                create_private(file)
 
     @event.listens_for(engine, "connect")
     def configure(connection: sqlite3.Connection, _record: object) -> None:

@@ -42,7 +42,7 @@ def test_a_key_is_shown_once_and_stored_as_a_hash(admin: TestClient, settings: S
 
 
 def test_a_revoked_key_stops_working_and_its_name_is_free_again(admin: TestClient) -> None:
-    name = uuid.uuid4().hex
+    name = uuid.uuid4().hex.ljust(100, "x")  # as long as one may be
     issued = admin.post(PATH, json={"name": name})
     location = issued.headers["Location"]
     assert location == f"{PATH}/{issued.json()['id']}"
@@ -66,6 +66,13 @@ def test_revoking_twice_is_the_same_as_once(admin: TestClient) -> None:
 def test_an_unknown_key_is_404(admin: TestClient, method: str, path: str) -> None:
     response = admin.request(method, path)
     assert (response.status_code, response.json()["detail"]) == (404, "There is no API key 999999.")
+
+
+def test_what_may_be_wrong_is_documented(admin: TestClient) -> None:
+    paths = admin.get("/openapi.json").json()["paths"]
+    assert {"403", "409"} <= paths[PATH]["post"]["responses"].keys()
+    for method, path in (("get", "/{key_id}"), ("post", "/{key_id}/revoke")):
+        assert {"403", "404"} <= paths[f"{PATH}{path}"][method]["responses"].keys()
 
 
 @pytest.mark.parametrize("name", ["", " \t ", "x" * 101, "nul\0", None])

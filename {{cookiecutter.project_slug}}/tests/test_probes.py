@@ -1,7 +1,12 @@
 """Probes: what orchestrators see."""
 
 import asyncio
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from http.server import HTTPServer, SimpleHTTPRequestHandler
+from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -12,8 +17,10 @@ from app.db import database
 from app.db.database import Database
 from app.errors import DatabaseUnavailable
 from app.settings import Settings
+from app.web import healthcheck
 from tests.conftest import MCP_URL, REST_URL, client_with, execute
 from tests.notes import create_app
+from tests.server import free_port
 
 UNAVAILABLE = "The database is unavailable; try again in a few seconds."
 
@@ -66,3 +73,47 @@ def test_readiness_gives_up_on_a_database_that_does_not_answer(monkeypatch: pyte
     monkeypatch.setattr(database, "PING_TIMEOUT", 0.01)
     with pytest.raises(DatabaseUnavailable, match="does not answer within"):
         asyncio.run(HangingDatabase().ping())
+
+
+@pytest.fixture
+def port(tmp_path: Path) -> Iterator[int]:
+    """Of a server that answers /health with 200 once there is that file in `tmp_path`, and with 404 before."""
+    with HTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=tmp_path)) as server:
+        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield server.server_port
+        server.shutdown()
+        thread.join()
+
+
+def check_health(monkeypatch: pytest.MonkeyPatch, *defaults: int, **environment: str) -> str | None:
+    """What the container's health check says is wrong."""
+    for name in ("HOST", "PORT", "MCP_PORT", "ONE_PORT"):
+        monkeypatch.setenv(name, environment.get(name, ""))
+    monkeypatch.setattr(sys, "argv", ["healthcheck", *map(str, defaults)])
+    with pytest.raises(SystemExit) as ended:
+        healthcheck.main()
+    assert ended.value.code is None or isinstance(ended.value.code, str)
+    return ended.value.code
+
+
+def test_a_container_is_healthy_while_each_of_its_ports_answers_200(
+    port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert check_health(monkeypatch, port, port) == f"port {port}: status 404\nport {port}: status 404"
+    (tmp_path / "health").touch()
+    assert check_health(monkeypatch, port, port) is None
+    other = free_port()
+    assert f"port {other}: " in str(check_health(monkeypatch, port, other))
+    assert f"port {other}: " in str(check_health(monkeypatch, other, port))
+
+
+def test_the_health_check_asks_where_the_service_listens(
+    port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "health").touch()
+    other = free_port()
+    assert check_health(monkeypatch, other, other, HOST="0.0.0.0", PORT=str(port), MCP_PORT=str(port)) is None
+    assert check_health(monkeypatch, other, other, HOST="127.0.0.1", PORT=str(port), ONE_PORT="True") is None
+    # Kubernetes sets this beside a Service named mcp.
+    assert check_health(monkeypatch, port, port, MCP_PORT="tcp://10.43.0.1:8051") is None

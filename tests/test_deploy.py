@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -141,6 +142,27 @@ def validate(manifest: Document) -> None:
 def test_kubernetes_takes_the_manifests(manifests: list[Document]) -> None:
     for manifest in manifests:
         validate(manifest)
+
+
+def test_on_kubernetes_there_is_what_its_answers_need_and_secrets_by_name_alone(
+    manifests: list[Document], combination: Combination, stack: Stack
+) -> None:
+    expected = {"Deployment", "NetworkPolicy", "Service"}
+    scaling = {"HorizontalPodAutoscaler", "Job", "PodDisruptionBudget"}
+    expected |= scaling if combination.database == "postgres" else {"PersistentVolumeClaim"}
+    expected |= {"PersistentVolumeClaim"} if combination.gpu else set()  # of Valkey
+    assert {each["kind"] for each in manifests} == expected
+    [service] = [each for each in container(manifests, "api")["envFrom"] if "secretRef" in each]
+    assert service == {"secretRef": {"name": "task-service"}}
+
+    template = find(manifests, "Deployment", "task-service")["spec"]["template"]
+    scrape = {f"prometheus.io/{name}": template["metadata"]["annotations"][f"prometheus.io/{name}"] for name in SCRAPE}
+    assert scrape == {f"prometheus.io/{name}": value.format(*stack.ports) for name, value in SCRAPE.items()}
+    spread = [each["topologyKey"] for each in template["spec"].get("topologySpreadConstraints", [])]
+    assert spread == (["kubernetes.io/hostname"] if combination.database == "postgres" else [])
+
+
+SCRAPE = {"scrape": "true", "port": "{}", "path": "/metrics"}
 
 
 @once
@@ -282,6 +304,18 @@ def test_on_kubernetes_replicas_leave_connections_to_the_database(
     assert (
         replicas * int(workers[0]) * int(pool) < 100 - 20
     )  # max_connections, less some for jobs, migrations and people
+
+
+def test_each_file_opens_with_how_it_is_used(baked: Path) -> None:
+    page = (baked / "deploy" / "README.md").read_text()
+    for file in filter(Path.is_file, (baked / "deploy").rglob("*")):
+        if file.suffix == ".json":  # which has no comments
+            assert file.parent.name in page, file
+        elif file.name != "README.md":
+            lines = file.read_text().removeprefix("#!/bin/sh\n").splitlines()
+            opening = list(takewhile(lambda line: line.startswith("#"), lines))
+            assert 2 <= len(opening) <= 3, file
+            assert re.search("`.+`|^#   [a-z]", "\n".join(opening), re.MULTILINE), file
 
 
 def test_names_fit_however_long_the_service_s_is(bake: Bake) -> None:

@@ -25,7 +25,7 @@ LIST = re.compile(r"^    return \[(.*?)\]$", re.DOTALL | re.MULTILINE)
 
 PATHS = {"admin", "docs", "health", "live", "mcp", "metrics", "ready", "redoc"}
 """The platform's own paths."""
-TABLES = {"alembic_version", "job_items", "jobs"}
+TABLES = {"alembic_version", "job_items", "job_totals", "jobs"}
 """Tables that no model here need have: Alembic's own, and those that come with the template's answer `gpu`."""
 CLASSES = {"Base", "Id", "Mapped", "NotFound", "ReadSession", "String", "Text", "WriteSession"}
 """What the skeleton imports beside the new model."""

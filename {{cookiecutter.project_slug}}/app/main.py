@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-from fastapi import Depends, FastAPI
+from fastapi import FastAPI
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
@@ -31,7 +31,6 @@ from app.web.middleware import (
 )
 from app.web.oauth import TokenVerifier, challenge, metadata_paths
 from app.web.openapi import RestApi
-from app.web.parameters import refuse_unknown_parameters
 from app.web.probes import PROBE_PATHS, probes_router
 from app.web.problems import add_problem_handlers, for_mcp_clients
 
@@ -65,18 +64,17 @@ def create_app(
         version=VERSION,
         lifespan=lifespan,
         middleware=middleware_of("rest", keys, tokens, settings),
-        generate_unique_id_function=lambda route: route.name,  # what generated clients call it
         redirect_slashes=False,  # behind a proxy that ends TLS, the redirect would lead to http://
         docs_url=None,  # those of app/web/docs.py take their place
         redoc_url=None,
     )
     for router in (
+        probes_router(database, features),
         *(feature.router for feature in features),
         api_keys_router(database, keys, settings.key_secret()),
+        docs_router(TITLE),
     ):
-        rest_app.include_router(router, dependencies=[Depends(refuse_unknown_parameters)])
-    rest_app.include_router(probes_router(database, features))
-    rest_app.include_router(docs_router(TITLE))
+        rest_app.router.routes += router.routes  # `include_router` would match the path of each request twice
     add_problem_handlers(rest_app)
     mcp_app = with_middleware(mcp_app, middleware_of("mcp", keys, tokens, settings))
     if settings.one_port:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable
 from typing import Annotated
 
-from fastapi import APIRouter, Response
+from fastapi import Response
 from prometheus_client import Metric
 from prometheus_client.core import GaugeMetricFamily
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
@@ -25,6 +25,7 @@ from app.features import create_features
 from app.settings import Settings, load_settings
 from app.web.feature import Feature
 from app.web.openapi import error_response
+from app.web.routes import FeatureRouter
 from app.web.schemas import MAX_ID, Cursor, Input, Page, PageSize, Query, not_sent
 from app.web.tools import ADDS, READS, ToolServer, compact
 
@@ -156,8 +157,8 @@ def read_note_metrics(session: ReadSession) -> Iterable[Metric]:
     return [GaugeMetricFamily("notes", "Notes that there are", value=count)]
 
 
-def notes_router(database: Database) -> APIRouter:
-    router = APIRouter(prefix="/notes", tags=["notes"])
+def notes_router(database: Database) -> FeatureRouter:
+    router = FeatureRouter(prefix="/notes", tags=["notes"])
     not_found = error_response(404, "There is no note 3.")
 
     @router.post("", status_code=201, name="create_note")

@@ -1,20 +1,21 @@
 """Keys over REST, for whoever has the admin key."""
 
-from fastapi import APIRouter, Response
+from fastapi import Response
 
 from app.api_keys import service
 from app.api_keys.schemas import ApiKeyCreate, ApiKeyId, ApiKeyIssued, ApiKeyRead
 from app.api_keys.service import ApiKeyVerifier
 from app.db.database import Database
 from app.web.openapi import error_response
+from app.web.routes import FeatureRouter
 
 PATH = "/admin/api-keys"
 NOT_FOUND = error_response(404, "There is no API key 7.")
 NAME_IN_USE = error_response(409, "An API key named 'reporting-job' is in use; revoke it or choose another name.")
 
 
-def api_keys_router(database: Database, verifier: ApiKeyVerifier, secret: bytes) -> APIRouter:
-    router = APIRouter(prefix=PATH, tags=["admin"], responses=error_response(403, "This needs the admin key."))
+def api_keys_router(database: Database, verifier: ApiKeyVerifier, secret: bytes) -> FeatureRouter:
+    router = FeatureRouter(prefix=PATH, tags=["admin"], responses=error_response(403, "This needs the admin key."))
 
     @router.post("", status_code=201, responses=NAME_IN_USE)
     async def issue_api_key(data: ApiKeyCreate, response: Response) -> ApiKeyIssued:

@@ -1,19 +1,20 @@
 """Tasks over REST: thin routes that call the service."""
 
-from fastapi import APIRouter, Response
+from fastapi import Response
 
 from app.db.database import Database
 from app.tasks import service
 from app.tasks.models import Status
 from app.tasks.schemas import TaskCreate, TaskId, TaskPage, TaskRead, TaskUpdate
 from app.web.openapi import error_response
+from app.web.routes import FeatureRouter
 from app.web.schemas import Cursor, PageSize, Query
 
 NOT_FOUND = error_response(404, "There is no task 42.")
 
 
-def tasks_router(database: Database) -> APIRouter:
-    router = APIRouter(prefix="/tasks", tags=["tasks"])
+def tasks_router(database: Database) -> FeatureRouter:
+    router = FeatureRouter(prefix="/tasks", tags=["tasks"])
 
     @router.post("", status_code=201)
     async def create_task(data: TaskCreate, response: Response) -> TaskRead:

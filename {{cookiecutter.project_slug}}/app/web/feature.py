@@ -3,16 +3,16 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from fastapi import APIRouter
 from prometheus_client import Metric
 
 from app.db.database import ReadSession
+from app.web.routes import FeatureRouter
 from app.web.tools import ToolServer
 
 
 @dataclass(frozen=True)
 class Feature:
-    router: APIRouter
+    router: FeatureRouter
     add_tools: Callable[[ToolServer], None]
     instructions: str
     """What an assistant should know before it calls one of the tools."""

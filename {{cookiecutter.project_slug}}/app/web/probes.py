@@ -23,7 +23,7 @@ class Health(BaseModel):
 
 
 def probes_router(database: Database, features: Sequence[Feature]) -> APIRouter:
-    router = APIRouter(tags=["probes"])
+    router = APIRouter(tags=["probes"], generate_unique_id_function=lambda route: route.name)
 
     # HEAD is what some load balancers and monitors send.
     @router.head("/live", include_in_schema=False)

@@ -2,9 +2,9 @@
 
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, ClassVar
 
-from sqlalchemy import BigInteger, DateTime, Dialect, Enum, Integer, TypeDecorator
+from sqlalchemy import BigInteger, DateTime, Dialect, Enum, Integer, Table, TypeDecorator
 from sqlalchemy.orm import DeclarativeBase
 
 
@@ -32,6 +32,7 @@ Id = BigInteger().with_variant(Integer, "sqlite")
 
 
 class Base(DeclarativeBase):
+    __table__: ClassVar[Table]
     type_annotation_map = {datetime: UtcDateTime}  # noqa: RUF012
     # SQLite would otherwise give the id of a deleted row to the next one.
     __table_args__: Any = {"sqlite_autoincrement": True}  # noqa: RUF012

@@ -1,13 +1,12 @@
 """Text search: which rows hold a text, whatever its case. Wildcards in it are plain text."""
 
+from typing import Any
+
 from alembic import op
-from sqlalchemy import ColumnElement, or_, text
-from sqlalchemy.orm import InstrumentedAttribute
+from sqlalchemy import ColumnElement, SQLColumnExpression, or_, text
 
 
-def contains(
-    query: str, *columns: InstrumentedAttribute[str] | InstrumentedAttribute[str | None]
-) -> ColumnElement[bool]:
+def contains(query: str, *columns: SQLColumnExpression[Any]) -> ColumnElement[bool]:
     """Whether at least one of the columns holds the text."""
     return or_(*(column.icontains(query, autoescape=True) for column in columns))
 

@@ -59,7 +59,7 @@ def test_who_sends_no_key_is_told_how_to(admin: TestClient, headers: dict[str, s
     """An empty one is none: it comes from a variable that is not set."""
     for url, path in ((REST_URL, "/notes"), (MCP_URL, "/mcp")):
         assert client_with(admin, headers, url).post(path).json()["detail"] == (
-            "Send an API key as `X-API-Key: KEY` or `Authorization: Bearer KEY`; ask whoever runs this service for one."
+            "Send a valid API key as `X-API-Key: KEY` or `Authorization: Bearer KEY`; ask whoever runs this service for one."
         )
 
 

@@ -13,6 +13,7 @@ import pytest
 from mcp import MCPError
 from mcp.client.client import Client
 from mcp.client.streamable_http import streamable_http_client
+from mcp_types import METHOD_NOT_FOUND
 from pydantic import SecretStr
 from starlette.testclient import TestClient
 
@@ -58,6 +59,16 @@ def test_every_argument_is_described(tools: list[dict[str, Any]]) -> None:
         for argument, schema in tool["inputSchema"]["properties"].items():
             described = "description" in schema or "$ref" in schema or "anyOf" in schema or "enum" in schema
             assert described, f"{tool['name']}: {argument}"
+            assert "title" not in schema, f"{tool['name']}: {argument}"  # says its name again
+
+
+def test_only_tools_are_advertised_where_there_is_nothing_else(mcp_client: TestClient) -> None:
+    params = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "a test", "version": "1"}}
+    begun = mcp_client.post("/mcp", json=LIST_TOOLS | {"method": "initialize", "params": params}).json()
+    assert begun["result"]["capabilities"].keys() == {"tools"}
+    for method in ("prompts/list", "resources/list", "resources/templates/list"):
+        error = mcp_client.post("/mcp", json=LIST_TOOLS | {"method": method}).json()["error"]
+        assert error == {"code": METHOD_NOT_FOUND, "message": f"This server has tools only: there is no {method}."}
 
 
 def test_what_is_done_over_mcp_shows_over_rest_and_the_other_way_round(client: TestClient, call_tool: CallTool) -> None:
@@ -142,7 +153,7 @@ def test_a_client_that_tries_to_register_for_oauth_is_told_in_its_words_what_to_
     body = client_with(mcp_client, {}, MCP_URL).post("/register", json={"client_name": "x"}).json()
     assert isinstance(body["error"], str)
     assert body["error_description"] == body["detail"]
-    assert body["detail"].startswith("There is no OAuth here. Send an API key as ")
+    assert body["detail"].startswith("There is no OAuth here. Send a valid API key as ")
     assert "jsonrpc" not in body
 
 
@@ -292,6 +303,7 @@ async def test_both_revisions_of_the_protocol_are_spoken(server: Server, key: st
     async with connect(server, key, mode) as assistant:
         assert assistant.protocol_version == REVISIONS[mode]
         assert {"create_note", "list_notes"} <= {tool.name for tool in (await assistant.list_tools()).tools}
+        assert (assistant.server_capabilities.prompts, assistant.server_capabilities.resources) == (None, None)
         await create_and_read(assistant)
         refused = await assistant.call_tool("get_note", {"note_id": 999_999})
         assert refused.is_error
@@ -320,7 +332,7 @@ async def test_many_assistants_at_once_are_served_by_both_workers(server: Server
 @pytest.mark.parametrize(
     ("key", "remedy"),
     [
-        (None, "Send an API key as `X-API-Key: KEY` or `Authorization: Bearer KEY`; ask whoever runs"),
+        (None, "Send a valid API key as `X-API-Key: KEY` or `Authorization: Bearer KEY`; ask whoever runs"),
         (f"key_1_{'A' * 43}", INVALID),
         (ADMIN_KEY, INVALID),
     ],

@@ -154,7 +154,7 @@ def test_keys_are_accepted_beside_tokens(app: TestClient, key: str) -> None:
 
 def test_who_sends_neither_is_told_of_both(app: TestClient) -> None:
     detail = client_with(app, {}, MCP_URL).post("/mcp").json()["detail"]
-    assert detail == "Log in with OAuth, or send an API key as `X-API-Key: KEY` or `Authorization: Bearer KEY`."
+    assert detail == "Log in with OAuth, or send a valid API key as `X-API-Key: KEY` or `Authorization: Bearer KEY`."
 
 
 @pytest.mark.parametrize("path", ["/.well-known/oauth-protected-resource", "/.well-known/oauth-protected-resource/mcp"])

@@ -28,7 +28,7 @@ def add_task_tools(server: ToolServer, database: Database) -> None:
 
     @server.tool(title="Read a task", annotations=READS)
     async def get_task(task_id: TaskId) -> str:
-        """Read one task with its description and times."""
+        """Read the whole of one task: its description and times too, which list_tasks leaves out."""
         return compact(await database.read(service.get_task, task_id))
 
     @server.tool(title="List tasks", annotations=READS)
@@ -57,7 +57,7 @@ def add_task_tools(server: ToolServer, database: Database) -> None:
 
     @server.tool(title="Complete a task", annotations=SETS)
     async def complete_task(task_id: TaskId) -> str:
-        """Mark a task as done."""
+        """Mark a task as done, and leave the rest of it as it is. To give it any other status, use update_task."""
         return compact(await database.write(service.complete_task, task_id))
 
     @server.tool(title="Delete a task", annotations=REPLACES)

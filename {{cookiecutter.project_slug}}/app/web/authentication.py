@@ -73,9 +73,9 @@ class AuthenticationMiddleware:
         self._app = app
         self._keys = keys
         self._tokens = tokens
-        self._remedy = f"Send an API key {AS_HEADER}; ask whoever runs this service for one."
+        self._remedy = f"Send a valid API key {AS_HEADER}; ask whoever runs this service for one."
         if tokens:
-            self._remedy = f"Log in with OAuth, or send an API key {AS_HEADER}."
+            self._remedy = f"Log in with OAuth, or send a valid API key {AS_HEADER}."
         self._challenge = challenge or {}
         self._public_paths = public_paths
         self._checks_methods = checks_methods

@@ -21,6 +21,7 @@ SETS = ToolAnnotations(read_only_hint=False, destructive_hint=False, idempotent_
 REPLACES = ToolAnnotations(read_only_hint=False, destructive_hint=True, idempotent_hint=True, open_world_hint=False)
 
 _NOTHING = object()
+_VALUES = frozenset({"const", "default", "enum", "examples"})
 
 NOT_SENT: Any = Field(default_factory=lambda: _NOTHING)
 """Default of an argument that may be left out where that differs from null."""
@@ -52,7 +53,11 @@ class ToolServer(MCPServer):
         self._arguments[name or fn.__name__] = list(inspect.signature(fn).parameters)
 
     async def list_tools(self) -> list[Tool]:
-        return [tool for tool in await super().list_tools() if _only_reads(tool) or current_caller.get().may_write]
+        return [
+            tool.model_copy(update={"input_schema": _without_titles(tool.input_schema)})
+            for tool in await super().list_tools()
+            if _only_reads(tool) or current_caller.get().may_write
+        ]
 
     async def call_tool(
         self, name: str, arguments: dict[str, Any], context: Context[Any, Any] | None = None
@@ -107,6 +112,19 @@ class ToolServer(MCPServer):
 
 def _only_reads(tool: Tool) -> bool:
     return tool.annotations is not None and tool.annotations.read_only_hint is True
+
+
+def _without_titles(schema: Any) -> Any:
+    """Pydantic writes the name of each argument once more as its title, which every assistant would read for nothing."""
+    if isinstance(schema, list):
+        return [_without_titles(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    return {
+        name: value if name in _VALUES else _without_titles(value)
+        for name, value in schema.items()
+        if name != "title" or not isinstance(value, str)
+    }
 
 
 def explain(error: ValidationError) -> str:

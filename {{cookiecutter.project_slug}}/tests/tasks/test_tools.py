@@ -65,6 +65,19 @@ def test_a_list_is_searched_page_by_page_and_leaves_details_out(client: TestClie
     assert first["items"][0] == {"id": expected[0], "title": "Over MCP", "status": "todo", "priority": "normal"}
 
 
+def test_tools_and_answers_cost_an_assistant_little(
+    client: TestClient, call_tool: CallTool, tools: dict[str, dict[str, Any]]
+) -> None:
+    ours = [tool for tool in tools.values() if "task" in tool["name"]]
+    assert len(json.dumps(ours, separators=(",", ":"))) <= 5_000
+    for number in range(25):
+        title = f"Prepare the quarterly report number {number} for the board"
+        create(client, title=title, description="x" * 1_000, priority="high", due_date="2030-12-31")
+    page = call_tool("list_tasks", query="quarterly report")
+    assert len(json.loads(page)["items"]) == 20
+    assert len(page) <= 3_000
+
+
 @pytest.mark.parametrize(("body", "pointer"), BAD_TASKS)
 def test_bad_input_is_refused_as_over_rest_and_the_field_is_named(
     fail_tool: CallTool, body: dict[str, object], pointer: str

@@ -86,6 +86,9 @@ def test_an_assistant_with_a_read_only_key_is_told_what_to_do_instead_of_writing
         r" It may use: [a-z_, ]*get_note, list_notes[a-z_, ]*\.",
         result["content"][0]["text"],
     )
+    unknown = call(client, "tools/call", name="drop_table", arguments={})["content"][0]["text"]
+    assert unknown.startswith("There is no tool 'drop_table'.")
+    assert "create_note" not in unknown
     found = call(client, "tools/call", name="list_notes", arguments={"query": title})
     assert title not in found["content"][0]["text"]
 

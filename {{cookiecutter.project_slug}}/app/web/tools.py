@@ -67,8 +67,8 @@ class ToolServer(MCPServer):
         outcome = "failed"
         started = time.perf_counter()
         try:
-            await self._refuse_write(name)
-            self._refuse_unknown(name, arguments)
+            await self._refuse_tool(name)
+            self._refuse_arguments(name, arguments)
             result = await super().call_tool(name, arguments, context)
             outcome = "succeeded"
             return result
@@ -89,20 +89,20 @@ class ToolServer(MCPServer):
             TOOL_DURATION.labels(label).observe(time.perf_counter() - started)
             request_notes.get({}).update(tool=label, outcome=outcome)
 
-    async def _refuse_write(self, name: str) -> None:
+    async def _refuse_tool(self, name: str) -> None:
         caller = current_caller.get()
-        if caller.may_write or name not in self._arguments:
+        if caller.may_write and name in self._arguments:
             return
         allowed = [tool.name for tool in await self.list_tools()]
+        if name not in self._arguments:
+            raise ToolError(f"There is no tool {name!r}. The tools are: {', '.join(allowed)}.")
         if name not in allowed:
             raise ToolError(
                 f"{name} changes data, and this {caller.credential} may only read. Tell the user that it needs one that"
                 f" may write. It may use: {', '.join(allowed) or 'no tool'}."
             )
 
-    def _refuse_unknown(self, name: str, arguments: Mapping[str, Any]) -> None:
-        if name not in self._arguments:
-            raise ToolError(f"There is no tool {name!r}. The tools are: {', '.join(self._arguments)}.")
+    def _refuse_arguments(self, name: str, arguments: Mapping[str, Any]) -> None:
         accepted = self._arguments[name]
         if unknown := [argument for argument in arguments if argument not in accepted]:
             raise ToolError(

@@ -1,5 +1,6 @@
 """A machine as bare as the READMEs promise: what is on PATH there, and how to run a command on it."""
 
+import json
 import os
 import random
 import re
@@ -147,3 +148,13 @@ def program(package: str, *names: str) -> str:
         reason = f"{package} is missing: apt-get install {package}"
         (pytest.fail if os.environ.get("REQUIRE_PROGRAMS") == "1" else pytest.skip)(reason)
     return str(found)
+
+
+def npm_install(folder: Path, *packages: str) -> dict[str, str]:
+    """Install these packages and no lock into the folder, and return the environment in which their programs run."""
+    folder.mkdir()
+    # Named, so that npm asks nobody about the package whose script links the program of this machine's kind.
+    (folder / "package.json").write_text(json.dumps({"private": True, "allowScripts": {"node": True}}))
+    options = ["--no-fund", "--no-audit", "--no-package-lock"]
+    run(program("npm"), "install", *options, *packages, cwd=folder, env=environment(), timeout=300)
+    return environment(PATH=f"{folder}/node_modules/.bin:{os.environ['PATH']}")

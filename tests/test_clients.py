@@ -31,7 +31,7 @@ OLD_PYTHON_SDK = "mcp==1.30.0"  # the new one is in a service's lock, and called
 
 WRONG_KEY = f"key_1_{'A' * 43}"
 REFUSED = "This API key is not valid or was revoked"
-MISSING = "Send an API key as `X-API-Key: KEY` or `Authorization: Bearer KEY`"
+MISSING = "Send a valid API key as `X-API-Key: KEY` or `Authorization: Bearer KEY`"
 
 # The suite sends no key, so the service adds one to each request.
 WITH_KEY = """
@@ -330,3 +330,18 @@ def test_without_a_valid_key_mcp_remote_ends_and_says_why(
         assert process.wait(timeout=60) == 1
     [end] = [line for line in (tmp_path / "log").read_text().splitlines() if "Fatal error: " in line]
     assert f"There is no OAuth here. {reason}" in end
+
+
+def test_the_examples_in_the_docs_work(clients: Clients) -> None:
+    page = (clients.service.folder / "docs" / "assistants.md").read_text(encoding="utf-8")
+    page = re.sub(r"http://localhost:\d+/mcp", clients.url, page)
+    [python] = re.findall(r"```python\n(.+?)```", page, re.DOTALL)
+    [curl] = re.findall(r"^curl .+ --json .+$", page, re.MULTILINE)
+    for command in ([clients.service.python, "-c", python], ["sh", "-c", curl]):
+        env = clients.service.env | {"API_KEY": clients.key}
+        assert "create_task" in run(*command, cwd=clients.service.folder, env=env).stdout
+    refused = run("sh", "-c", curl, cwd=clients.service.folder, env=clients.service.env | {"API_KEY": WRONG_KEY}).stdout
+    assert json.loads(refused)["detail"].startswith(REFUSED)
+    for file in re.findall(r"```json\n(.+?)```", page, re.DOTALL):
+        [servers] = [value for name, value in json.loads(file).items() if name in ("mcpServers", "servers")]
+        assert clients.url in str(servers)

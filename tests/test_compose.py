@@ -2,6 +2,7 @@
 
 import json
 import re
+import subprocess
 import threading
 import time
 import uuid
@@ -15,7 +16,7 @@ import yaml
 
 from tests.combinations import EACH_DATABASE, POSTGRES_UV, Combination
 from tests.conftest import Bake, only
-from tests.docker import PREFIX, SECRET, Answer, Container, build, call, docker
+from tests.docker import PREFIX, SECRET, Answer, Container, build, call, container, docker
 from tests.rendered import ISSUE_KEY, MCP, PROBES
 from tests.sandbox import code_blocks, environment, free_port, run, wait_until
 
@@ -31,6 +32,14 @@ FROM python:3.12-slim AS proxy
 RUN apt-get update && apt-get install --yes --no-install-recommends haproxy
 COPY haproxy.cfg /etc/haproxy/haproxy.cfg
 CMD ["haproxy", "-f", "/etc/haproxy/haproxy.cfg"]
+"""
+
+HOST = """
+FROM python:3.12-slim AS host
+RUN apt-get update && apt-get install --yes --no-install-recommends docker-cli docker-compose systemd
+# It has the engine of the machine that it runs on.
+RUN printf '[Service]\\nExecStart=/bin/sleep infinity\\n' > /etc/systemd/system/docker.service
+CMD ["/lib/systemd/systemd"]
 """
 
 PROXY_CONFIGURATION = """
@@ -208,7 +217,9 @@ def test_production_serves_on_both_ports(production: Stack) -> None:
     assert call(f"{url(production, 'PUBLISH_MCP')}/mcp", data={}).status == 401
 
 
-def test_the_backup_of_a_night_is_restored_into_an_empty_stack_as_the_page_says(production: Stack) -> None:
+def test_the_backup_of_a_night_is_restored_into_an_empty_stack_as_the_page_says(
+    production: Stack, tmp_path: Path
+) -> None:
     page = production.folder / "docs" / "operate.md"
     _, start = code_blocks(page, "Production with Docker Compose", "sh")
     save, restore = code_blocks(page, "Backup", "sh")
@@ -216,7 +227,7 @@ def test_the_backup_of_a_night_is_restored_into_an_empty_stack_as_the_page_says(
     tasks = f"{url(production)}/tasks"
     kept = call(tasks, key=key, data={"title": "Kept"}).body
     production.sh(save)
-    production.sh(nightly(production.folder) + " && mv backups/*.backup app.backup")
+    back_up_by_systemd(production, tmp_path)
 
     production.compose("down", "--volumes")
     production.sh(start)
@@ -235,13 +246,35 @@ def test_the_backup_of_a_night_is_restored_into_an_empty_stack_as_the_page_says(
     assert call(tasks, key=key, data={"title": "Afterwards"}).status == 201
 
 
-def nightly(project: Path) -> str:
-    """What cron runs, which is what the systemd timer runs, into the folder `backups`."""
-    [crontab] = code_blocks(project / "docs" / "operate.md", "Backup", "crontab")
-    unit = (project / "deploy" / "systemd" / f"{project.name}-backup.service").read_text()
+def back_up_by_systemd(production: Stack, folder: Path) -> None:
+    """What the timer starts each night on a host with systemd, which is what the page has in a crontab; into `app.backup`."""
+    name = production.folder.name
+    units = production.folder / "deploy" / "systemd"
+    [crontab] = code_blocks(production.folder / "docs" / "operate.md", "Backup", "crontab")
     command = re.sub(r"^(\S+ ){5}", "", crontab.strip())
-    assert f"ExecStart=/bin/{command}\n" in unit
-    return command.replace(f"/opt/{project.name}", ".").replace(f"/var/lib/{project.name}-backups", "backups")
+    assert f"ExecStart=/bin/{command}\n" in (units / f"{name}-backup.service").read_text()
+    (folder / "Dockerfile").write_text(HOST)
+    of_tests = f"[Service]\nEnvironment=COMPOSE_PROJECT_NAME={production.env['COMPOSE_PROJECT_NAME']}\n"
+    (folder / "tests.conf").write_text(of_tests)
+    mounts = ["--volume=/var/run/docker.sock:/docker.sock", f"--volume={production.folder}:/opt/{name}:ro"]
+    mounts += ["--volume=/sys/fs/cgroup:/sys/fs/cgroup", "--cgroupns=host", "--tmpfs=/run", "--tmpfs=/tmp"]
+    with container("--privileged", "--env=container=docker", *mounts, build(folder, "host")) as host:
+
+        def has_started() -> bool:
+            command = ["docker", "exec", host.id, "systemctl", "is-active", "--quiet", "multi-user.target"]
+            return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+        wait_until(has_started, timeout=60, what=host.logs)
+        host.exec("ln", "-s", "/docker.sock", "/run/docker.sock")
+        docker("cp", f"{units}/.", f"{host.id}:/etc/systemd/system")
+        host.exec("mkdir", f"/etc/systemd/system/{name}-backup.service.d")
+        docker("cp", folder / "tests.conf", f"{host.id}:/etc/systemd/system/{name}-backup.service.d")
+        host.exec("systemctl", "daemon-reload")
+        host.exec("systemctl", "enable", "--now", f"{name}-backup.timer")
+        host.exec("sh", "-c", f"systemctl start {name}-backup || {{ journalctl --unit={name}-backup; exit 1; }}")
+        docker("cp", f"{host.id}:/var/lib/{name}-backups/.", folder / "backups")
+    [backup] = (folder / "backups").iterdir()
+    backup.rename(production.folder / "app.backup")
 
 
 @pytest.fixture

@@ -64,6 +64,10 @@ tree: .venv/requirements-dev ## Write the list of rendered files in README.md an
 pictures: .venv/requirements-dev ## Record docs/recording.svg and the screenshots from a real run; needs chromium
 	$(BIN)/python -m scripts.record
 
+.PHONY: benchmark
+benchmark: .venv/requirements-dev ## Measure a service beside others, and write README.md's tables and docs/benchmark.*; needs wrk
+	$(BIN)/python -m scripts.benchmark $(ARGS)
+
 .PHONY: release
 release: ## Prepare VERSION=v1.2.3: the changelog, the version, and the questions that later versions must keep
 	@[ -n '$(PYTHON)' ] || { echo 'make: needs Python 3.11 or newer' >&2; exit 1; }

@@ -1,4 +1,4 @@
-"""The limit that `benchmark.py` compares a service with: the same four answers from a bare ASGI function on the raw driver.
+"""The floor: the same four answers from one ASGI function on the raw driver.
 
 No routing, no validation, no keys, no logs; the same gunicorn, workers, tables and durability.
 """
@@ -35,9 +35,9 @@ class Sqlite:
         statement = f"SELECT {COLUMNS} FROM tasks WHERE id = ?"
         return await self._run(0, lambda: self.reader.execute(statement, (task_id,)).fetchone())
 
-    async def page(self) -> list[Any]:
-        statement = f"SELECT {COLUMNS} FROM tasks ORDER BY id DESC LIMIT 51"
-        return list(await self._run(0, lambda: self.reader.execute(statement).fetchall()))
+    async def page(self, limit: int) -> list[Any]:
+        statement = f"SELECT {COLUMNS} FROM tasks ORDER BY id DESC LIMIT ?"
+        return list(await self._run(0, lambda: self.reader.execute(statement, (limit,)).fetchall()))
 
     async def add(self, title: str) -> Any:
         now = datetime.now(UTC).isoformat()
@@ -60,8 +60,8 @@ class Postgres:
     async def one(self, task_id: int) -> Any:
         return await self.pool.fetchrow(f"SELECT {COLUMNS} FROM tasks WHERE id = $1", task_id)
 
-    async def page(self) -> list[Any]:
-        rows: list[Any] = await self.pool.fetch(f"SELECT {COLUMNS} FROM tasks ORDER BY id DESC LIMIT 51")
+    async def page(self, limit: int) -> list[Any]:
+        rows: list[Any] = await self.pool.fetch(f"SELECT {COLUMNS} FROM tasks ORDER BY id DESC LIMIT $1", limit)
         return rows
 
     async def add(self, title: str) -> Any:
@@ -90,7 +90,7 @@ async def app(scope: dict[str, Any], receive: Receive, send: Send) -> None:
             body = json.loads((await receive())["body"])
             content = dict(await database.add(body["title"]))
         case "GET", ["tasks"]:
-            content = [dict(row) for row in await database.page()]
+            content = [dict(row) for row in await database.page(50)]
         case "GET", ["tasks", task_id]:
             content = dict(await database.one(int(task_id)))
         case _:

@@ -6,10 +6,12 @@ import json
 import os
 import re
 import shlex
-import subprocess
 import sys
-from pathlib import Path
-from typing import Any
+
+# Whoever renders waits for each import: what only a template with a remote needs is imported where it is needed.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 # As pairs, which keep their order.
 CONTEXT: dict[str, Any] = dict(json.loads(r"""{{ cookiecutter.items() | list | tojson }}"""))
@@ -21,19 +23,24 @@ NOT_OURS = {".git", ".local", ".postgres", ".valkey", ".venv"}
 ADDED = {"_template", "_output_dir", "_repo_dir", "_checkout"}
 
 
-def prune(folder: Path) -> None:
+def prune(folder: str) -> None:
     """Remove the empty folders in a folder: a file whose name renders to nothing leaves its folder behind."""
-    for child in folder.iterdir():
-        if child.is_dir() and not child.is_symlink() and child.name not in NOT_OURS:
-            prune(child)
-            if not any(child.iterdir()):
-                child.rmdir()
+    with os.scandir(folder) as found:
+        children = list(found)
+    for child in children:
+        if child.is_dir(follow_symlinks=False) and child.name not in NOT_OURS:
+            prune(child.path)
+            if not os.listdir(child.path):  # noqa: PTH208
+                os.rmdir(child.path)  # noqa: PTH106
 
 
-def record_origin(project: Path) -> str | None:
+def record_origin() -> str | None:
     """Write the .cruft.json that `cruft create` would have written, or say what of the template rules that out."""
     if CONTEXT["_repo_dir"] == CONTEXT["_template"]:
         return "is a local folder"
+    from pathlib import Path
+    from subprocess import CalledProcessError
+
     try:
         if Path(git("rev-parse", "--show-toplevel")).resolve() != Path(CONTEXT["_repo_dir"]).resolve():
             return "is only a part of a git repository"
@@ -43,7 +50,7 @@ def record_origin(project: Path) -> str | None:
         if git("rev-list", "HEAD", "--not", "--remotes", "--tags"):
             return "has commits that are not in its remote"
         commit = git("rev-parse", "HEAD")
-    except (OSError, subprocess.CalledProcessError):
+    except (OSError, CalledProcessError):
         return "is not a git repository with a remote"
     answers = {name: value for name, value in CONTEXT.items() if name not in ADDED}
     origin = {
@@ -53,7 +60,7 @@ def record_origin(project: Path) -> str | None:
         "context": {"cookiecutter": {**answers, "_template": url, "_commit": commit}},
         "directory": None,
     }
-    (project / ".cruft.json").write_text(json.dumps(origin, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+    Path(".cruft.json").write_text(json.dumps(origin, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
     return None
 
 
@@ -67,6 +74,8 @@ def without_credentials(url: str) -> str:
 
 def git(*arguments: str) -> str:
     """What git says of the template."""
+    import subprocess
+
     command = ["git", "-C", CONTEXT["_repo_dir"], *arguments]
     return os.fsdecode(subprocess.run(command, check=True, capture_output=True, env=environment()).stdout).strip()
 
@@ -78,13 +87,13 @@ def environment() -> dict[str, str]:
 
 def main() -> None:
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr] # a name may be beyond the terminal
-    project = Path.cwd()
+    project = os.getcwd()  # noqa: PTH109
     prune(project)
     if "_repo_dir" not in CONTEXT:  # cruft, which renders twice for an update, in folders that do not last
         return
-    obstacle = record_origin(project)
+    obstacle = record_origin()
     print(f"\n{CONTEXT['project_name']} is rendered. Next, and README.md has the rest:")
-    print(f"  cd {shlex.quote(str(project))}")
+    print(f"  cd {shlex.quote(project)}")
     print("  make dev")
     if obstacle:
         print(

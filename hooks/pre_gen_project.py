@@ -8,17 +8,14 @@ from __future__ import annotations
 import json
 import os
 import re
-import reprlib
-import shlex
-import shutil
-import subprocess
 import sys
 import unicodedata
-from collections.abc import Callable
-from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
-from typing import Any
+
+# Whoever renders waits for each import: what only a refusal needs is imported where it is needed.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
 
 # Raw and in three double quotes, which JSON never holds: this is safe whatever the answers are.
 CONTEXT: dict[str, Any] = json.loads(r"""{{ cookiecutter | tojson }}""")
@@ -169,6 +166,10 @@ def find_faults(answers: dict[str, str]) -> dict[str, list[str]]:
 
 def retry_command(answers: dict[str, str]) -> str:
     """The command that keeps these answers and asks for the others."""
+    import shlex
+    import shutil
+    from pathlib import Path
+
     if "_repo_dir" not in CONTEXT:  # cruft does not set it
         if Path(os.environ.get("PWD", ""), ".cruft.json").exists():
             arguments = shlex.join(["--variables-to-update", json.dumps(answers)])
@@ -185,6 +186,9 @@ def retry_command(answers: dict[str, str]) -> str:
 
 def remove_folders_of(slug: str) -> None:
     """Of a slug such as a/b, cookiecutter has made both folders by now; it will remove b and would leave a."""
+    from contextlib import suppress
+    from pathlib import Path
+
     folders = [Path.cwd(), *Path.cwd().parents][: len(Path(slug).parts)]
     if len(folders) > 1 and list(folders[1].iterdir()) == [folders[0]]:
         with suppress(OSError):  # not empty, so not made for this slug
@@ -192,10 +196,12 @@ def remove_folders_of(slug: str) -> None:
                 folder.rmdir()
 
 
-def can_be_restored(folder: Path) -> bool:
+def can_be_restored(folder: str) -> bool:
     """Whether all that is in a folder is committed, except for what git is told to ignore."""
-    if all(child.name == ".git" for child in folder.iterdir()):
+    if all(name == ".git" for name in os.listdir(folder)):  # noqa: PTH208
         return True
+
+    import subprocess
 
     # Without GIT_DIR and the like, which git sets in its hooks: they would lead to another repository.
     env = {name: value for name, value in os.environ.items() if not re.match("GIT_(?!CONFIG_|EXEC_PATH)", name)}
@@ -211,6 +217,10 @@ def can_be_restored(folder: Path) -> bool:
 
 def too_old() -> str | None:
     """The version of a cookiecutter that cannot render this template."""
+    if "_repo_dir" in CONTEXT:  # set by cookiecutter since 2.2; not by cruft, which brings whichever it finds
+        return None
+    from importlib.metadata import PackageNotFoundError, version
+
     try:
         found = version("cookiecutter")
     except PackageNotFoundError:  # bundled in some other way
@@ -225,9 +235,11 @@ def main() -> None:
     answers = {question: as_text(CONTEXT[question]) for question in EXAMPLES}
     faults = find_faults(answers)
     if not faults:
-        if not can_be_restored(Path.cwd()):
-            sys.exit(OVERWRITING.format(folder=Path.cwd()))
+        if not can_be_restored(os.getcwd()):  # noqa: PTH109
+            sys.exit(OVERWRITING.format(folder=os.getcwd()))  # noqa: PTH109
         return
+    import reprlib
+
     remove_folders_of(answers["project_slug"])
     lines = [
         f"  {question} {reprlib.repr(answers[question])} {fault}. Example: {EXAMPLES[question]}"

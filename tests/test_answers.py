@@ -137,9 +137,10 @@ def default_answers() -> dict[str, Any]:
 
 
 def context_of(**answers: object) -> dict[str, Any]:
-    """What the hooks get to see if these are the answers, typed at the prompts."""
+    """What the hooks get to see if these are the answers, typed at the prompts; those that are `...` are not there."""
     known = {"_template": "gh:your-org/template", "_checkout": None, "_output_dir": "/out", "_repo_dir": str(TEMPLATE)}
-    return {"cookiecutter": {**default_answers(), **known, **answers}}
+    given = {**default_answers(), **known, **answers}
+    return {"cookiecutter": {name: value for name, value in given.items() if value is not ...}}
 
 
 def run_hook(name: str, folder: Path, **answers: object) -> None:
@@ -172,7 +173,8 @@ def test_a_good_answer_is_taken(question: str, value: str, tmp_path: Path) -> No
 
 def test_every_choice_is_tested() -> None:
     chosen = {(question, value) for each in COMBINATIONS for question, value in each._asdict().items()}
-    offered = {(question, value) for question, values in QUESTIONS.items() if type(values) is list for value in values}
+    asked = {question: values for question, values in QUESTIONS.items() if not question.startswith("_")}
+    offered = {(question, value) for question, values in asked.items() if type(values) is list for value in values}
     assert chosen == offered | {("gpu", False), ("gpu", True)}
 
 
@@ -290,13 +292,13 @@ def test_a_cookiecutter_that_is_too_old_is_refused_by_its_version(
     with pytest.raises(
         SystemExit, match=f"cookiecutter {found} is too old for this template, which needs 2.2 or newer"
     ):
-        run_hook("pre_gen_project", tmp_path)
+        run_hook("pre_gen_project", tmp_path, _repo_dir=...)
 
 
 @pytest.mark.parametrize("found", ["2.2.3", "2.10", "3.0.0rc1", "unknown"])
 def test_a_newer_cookiecutter_is_taken(found: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.metadata, "version", lambda name: {"cookiecutter": found}[name])
-    run_hook("pre_gen_project", tmp_path)
+    run_hook("pre_gen_project", tmp_path, _repo_dir=...)
 
 
 GOOD = {

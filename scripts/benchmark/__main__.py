@@ -135,13 +135,16 @@ def benchmark(
     }
     for database in databases:
         say(f"{database}: installing")
-        place = Place(database, folder / database, render(TEMPLATE, database, folder / f"{database}-service"))
-        place.folder.mkdir()
-        found["python"] = execute([place.interpreter, "--version"]).split()[1]
-        with ExitStack() as stack:
-            if database == "postgres":
-                place.postgres_port = stack.enter_context(postgres(place.service, place.folder / "data"))
-            found["databases"][database] = measure(place, choose(database), seconds, rounds)
+        try:
+            place = Place(database, folder / database, render(TEMPLATE, database, folder / f"{database}-service"))
+            place.folder.mkdir()
+            found["python"] = execute([place.interpreter, "--version"]).split()[1]
+            with ExitStack() as stack:
+                if database == "postgres":
+                    place.postgres_port = stack.enter_context(postgres(place.service, place.folder / "data"))
+                found["databases"][database] = measure(place, choose(database), seconds, rounds)
+        except Failure as failure:
+            say(f"{database}: not measured: {failure}")
     return found
 
 
@@ -172,6 +175,8 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
         found = benchmark(Path(folder), options.databases or DATABASES, options.seconds, options.rounds, choose)
+    if not found["databases"]:
+        sys.exit("benchmark: nothing could be measured")
     if not options.only:
         say("the template: measuring")
         found["template"] = template.measure(rounds=9)

@@ -43,11 +43,13 @@ class Request:
     """Sent as JSON if there is one."""
     method: str = "GET"
     headers: Mapping[str, str] = field(default_factory=dict)
+    timeout: float = 10
+    """Seconds for the first answer."""
 
     def all_headers(self) -> dict[str, str]:
         return {**({"Content-Type": "application/json"} if self.body is not None else {}), **self.headers}
 
-    def call(self, timeout: float = 10) -> bytes:
+    def call(self) -> bytes:
         """The answer, which must be a success.
 
         Raises:
@@ -56,7 +58,7 @@ class Request:
         body = None if self.body is None else json.dumps(self.body).encode()
         request = urllib.request.Request(self.url, body, self.all_headers(), method=self.method)
         try:
-            with urllib.request.urlopen(request, timeout=timeout) as response:
+            with urllib.request.urlopen(request, timeout=self.timeout) as response:
                 answer: bytes = response.read()
         except urllib.error.HTTPError as error:
             raise Failure(f"answers {error.code}: {error.read().decode(errors='replace')[:200]}") from error
@@ -119,7 +121,7 @@ class Server:
         began = time.monotonic()
         while self.process.poll() is None and time.monotonic() < began + START_TIMEOUT:
             with suppress(Failure):
-                Request(health).call(timeout=1)
+                Request(health, timeout=1).call()
                 self.start_seconds = time.monotonic() - began
                 self.start_cpu_seconds = self.cpu_seconds()
                 return

@@ -123,7 +123,7 @@ def conditions(found: dict[str, Any]) -> str:
     return (
         f"{found['clients']} clients, 2 workers each, {found['rows']} rows, {machine['cpus']} CPUs "
         f"({machine['model']}), Python {found['python']}, commit {found['commit']}. "
-        f"Medians of {found['rounds']} rounds of {found['seconds']} s in turn"
+        f"Each value is the median of {found['rounds']} x {found['seconds']} s, taken in turn"
     )
 
 

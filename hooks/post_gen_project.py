@@ -56,7 +56,7 @@ def record_origin() -> str | None:
     origin = {
         "template": url,
         "commit": commit,
-        "checkout": CONTEXT["_checkout"],
+        "checkout": CONTEXT.get("_checkout"),
         "context": {"cookiecutter": {**answers, "_template": url, "_commit": commit}},
         "directory": None,
     }

@@ -177,7 +177,7 @@ def retry_command(answers: dict[str, str]) -> str:
         return shlex.join(["cruft", "create", CONTEXT["_template"], "--extra-context", json.dumps(answers)])
     on_path = shutil.which("cookiecutter")
     command = ["cookiecutter" if on_path else str(Path(sys.executable).with_name("cookiecutter")), CONTEXT["_template"]]
-    if CONTEXT["_checkout"]:
+    if CONTEXT.get("_checkout"):  # set by cookiecutter since 2.4
         command += ["--checkout", CONTEXT["_checkout"]]
     if CONTEXT["_output_dir"] != os.environ.get("PWD"):
         command += ["--output-dir", CONTEXT["_output_dir"]]

@@ -38,9 +38,6 @@ def run_migrations(connection: Connection) -> None:
         if not sqlite:
             connection.execute(text("SELECT pg_advisory_xact_lock(:id)"), {"id": LOCK_ID})
         context.run_migrations()
-        if context.get_context().get_current_heads():
-            # Where nothing was to do, a database that cannot be written would come to light with the first request.
-            connection.execute(text("UPDATE alembic_version SET version_num = version_num"))
 
 
 if context.is_offline_mode():

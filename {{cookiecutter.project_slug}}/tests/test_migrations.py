@@ -75,3 +75,14 @@ def test_migrations_that_two_branches_added_are_both_run(
     migrate(Settings(database_url=SecretStr(empty_database_url)))
     for table in ("one", "another"):
         assert execute(empty_database_url, f"SELECT * FROM {table}") == []
+
+
+def test_a_database_that_is_up_to_date_needs_no_alembic(config: Config, empty_database_url: str) -> None:
+    settings = Settings(database_url=SecretStr(empty_database_url))
+    migrate(settings)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(command, "upgrade", pytest.fail)
+        migrate(settings)
+    command.downgrade(config, "-1")
+    migrate(settings)
+    command.check(config)

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from alembic import op
 from sqlalchemy import ColumnElement, SQLColumnExpression, or_, text
 
 
@@ -16,6 +15,8 @@ def create_search_index(table: str, *columns: str) -> None:
 
     Needs its extension pg_trgm, which every distribution and provider has; a server without it gets no index.
     """
+    from alembic import op  # the service, which searches, does without
+
     connection = op.get_bind()
     if connection.dialect.name != "postgresql":
         return

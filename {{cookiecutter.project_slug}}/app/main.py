@@ -1,7 +1,7 @@
 """Puts the service together: two ASGI apps, one for each port, over one database."""
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 
 from fastapi import FastAPI
 from starlette.middleware import Middleware
@@ -33,6 +33,7 @@ from app.web.oauth import TokenVerifier, challenge, metadata_paths
 from app.web.openapi import RestApi
 from app.web.probes import PROBE_PATHS, probes_router
 from app.web.problems import add_problem_handlers, for_mcp_clients
+from app.web.traces import TraceMiddleware
 
 
 def create_app(
@@ -52,11 +53,18 @@ def create_app(
     mcp_server = create_mcp_server(features)
     mcp_app = create_mcp_app(mcp_server, settings)
 
+    traces: AbstractContextManager[object] = nullcontext()
+    if settings.otel_exporter_otlp_endpoint:
+        from app.traces import Traces
+
+        traces = Traces(settings)
+
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        async with mcp_server.session_manager.run(), publishing(database.pools):
-            yield
-        await database.close()
+        with traces:
+            async with mcp_server.session_manager.run(), publishing(database.pools):
+                yield
+            await database.close()
 
     rest_app = RestApi(
         title=TITLE,
@@ -67,6 +75,7 @@ def create_app(
         redirect_slashes=False,  # behind a proxy that ends TLS, the redirect would lead to http://
         docs_url=None,  # those of app/web/docs.py take their place
         redoc_url=None,
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},  # see app/web/traces.py
     )
     for router in (
         probes_router(database, features),
@@ -88,15 +97,16 @@ def middleware_of(
     """What surrounds the app of a port, from the outside in."""
     is_rest = interface == "rest"
     public_paths = PROBE_PATHS | DOCS_PATHS if is_rest else frozenset({"/health"}) | metadata_paths(settings.oauth)
+    known_paths = public_paths if is_rest else public_paths | {MCP_PATH}
     admin_key = settings.admin_api_key.get_secret_value() if settings.admin_api_key else None
     return [
-        Middleware(RequestIdMiddleware),
-        Middleware(
-            AccessLogMiddleware,
-            interface=interface,
-            known_paths=public_paths if is_rest else public_paths | {MCP_PATH},
-            quiet_paths=PROBE_PATHS,
+        *(
+            [Middleware(TraceMiddleware, known_paths=known_paths, quiet_paths=PROBE_PATHS)]
+            if settings.otel_exporter_otlp_endpoint
+            else []
         ),
+        Middleware(RequestIdMiddleware),
+        Middleware(AccessLogMiddleware, interface=interface, known_paths=known_paths, quiet_paths=PROBE_PATHS),
         # Around the errors, so that a web page can read them as well.
         *([cors(settings)] if settings.cors_origins else []),
         Middleware(ErrorMiddleware) if is_rest else Middleware(ErrorMiddleware, form=for_mcp_clients),

@@ -34,6 +34,8 @@ MAKE_SECRET = "make one with `openssl rand -hex 32`"
 
 _HOST_NAME = re.compile(r"[a-z0-9_.-]+|\[[0-9a-f:]+\]")
 _ORIGIN = re.compile(r"https?://([a-z0-9.-]+|\[([0-9a-f:.]+)\])(:[0-9]{1,5})?")
+_OTLP_URL = re.compile(r"https?://[^/?#@\s]+(/[^?#\s]*)?")
+_OTLP_HEADERS = re.compile(r"[^=,\s]+=[^,]*(,[^=,\s]+=[^,]*)*")
 _PUBLIC_URL = re.compile(r"https?://([a-z0-9.-]+|\[[0-9a-f:]+\])(:[0-9]{1,5})?(/[!$-.0-~]*)*")
 _SCOPE = r"^[!#-\[\]-~]+$"  # RFC 6749
 {% if cookiecutter.gpu %}
@@ -92,6 +94,10 @@ class Settings(BaseSettings):
     oauth_audience: str | None = None
     oauth_read_scope: Annotated[str, Field(pattern=_SCOPE)] = "read"
     oauth_write_scope: Annotated[str, Field(pattern=_SCOPE)] = "write"
+
+    otel_exporter_otlp_endpoint: str | None = None
+    otel_exporter_otlp_headers: SecretStr | None = None
+    otel_service_name: str = PROJECT["name"]
 
 {% if cookiecutter.gpu %}
     valkey_url: SecretStr = SecretStr("redis://localhost:6379/0")
@@ -195,6 +201,20 @@ class Settings(BaseSettings):
         for host in value:
             if not _HOST_NAME.fullmatch(host):
                 raise ValueError(f"{host!r} is not a host name such as api.example.com (no scheme, no port)")
+        return value
+
+    @field_validator("otel_exporter_otlp_endpoint")
+    @classmethod
+    def _check_endpoint(cls, value: str | None) -> str | None:
+        if value is not None and not _OTLP_URL.fullmatch(value):
+            raise ValueError("must be such as http://localhost:4318 (no user, no query)")
+        return value.rstrip("/") if value else None
+
+    @field_validator("otel_exporter_otlp_headers")
+    @classmethod
+    def _check_headers(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not _OTLP_HEADERS.fullmatch(value.get_secret_value()):
+            raise ValueError("must be such as authorization=Basic%20abc,x-tenant=1 (name=value, separated by commas)")
         return value
 
     @field_validator("oauth_issuer", "mcp_public_url")

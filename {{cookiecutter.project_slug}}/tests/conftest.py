@@ -16,6 +16,7 @@ from app.db.database import run_on_connection
 from app.db.migrate import migrate
 from app.errors import DatabaseUnavailable
 from app.settings import Settings, load_settings
+from tests.collector import Collector
 from tests.notes import NOTES_APP, create_app, create_notes_table
 from tests.server import ADMIN_KEY, Server, free_port
 
@@ -148,6 +149,24 @@ def _call(client: TestClient, name: str, arguments: dict[str, Any], *, is_error:
     assert content["type"] == "text"
     value: str = content["text"]
     return value
+
+
+@pytest.fixture(scope="session")
+def collector() -> Iterator[Collector]:
+    with Collector() as collector:
+        yield collector
+
+
+@pytest.fixture(scope="session")
+def traced_app(settings: Settings, collector: Collector, key: str) -> Iterator[TestClient]:
+    """To the end of the session, for a process has one destination of its spans, whatever app they are of."""
+    destination = {
+        "otel_exporter_otlp_endpoint": collector.url,
+        "otel_exporter_otlp_headers": SecretStr("authorization=Basic%20abc,x-tenant=1"),
+    }
+    app = create_app(settings.model_copy(update=destination))
+    with TestClient(app, REST_URL, headers={"X-API-Key": key}) as client:
+        yield client
 
 
 @pytest.fixture(scope="session")

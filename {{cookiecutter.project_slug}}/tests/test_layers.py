@@ -16,6 +16,7 @@ LAYERS = {
     "db": 1,
     "settings": 0,
     "logs": 0,
+    "traces": 0,
     "errors": 0,
     "database_url": 0,
     "files": 0,

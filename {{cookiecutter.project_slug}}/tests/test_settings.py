@@ -103,6 +103,8 @@ def test_gunicorn_names_every_bad_variable_at_once_and_shows_no_secret() -> None
         ({"API_KEY_SECRET": SECRET[:31]}, "API_KEY_SECRET: must have at least 32 characters"),
         ({"DATABASE_URL": "postgresql://postgres:@database/service"}, "DATABASE_URL: its password is empty"),
         ({"ADMIN_API_KEY": SECRET[:31]}, "ADMIN_API_KEY: must have at least 32 characters"),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "collector:4318"}, "OTEL_EXPORTER_OTLP_ENDPOINT: must be such as http://"),
+        ({"OTEL_EXPORTER_OTLP_HEADERS": "hunter2"}, "OTEL_EXPORTER_OTLP_HEADERS: must be such as authorization="),
         ({"ENVIRONMENT": "staging"}, "ENVIRONMENT: Input should be 'development' or 'production'"),
         ({"PORT": "9000", "MCP_PORT": "9000"}, "MCP_PORT: must differ from PORT"),
         ({"MCP_ALLOWED_HOSTS": "mcp.example.com:8051"}, "MCP_ALLOWED_HOSTS: 'mcp.example.com:8051' is not a host name"),

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -171,13 +172,15 @@ class SqliteDatabase(Database):
         self, work: Callable[Concatenate[ReadSession, P], T], /, *args: P.args, **kwargs: P.kwargs
     ) -> T:
         running = Interruptible()
-        future = self._readers.submit(self._query, running, lambda session: work(session, *args, **kwargs))
+        in_context = copy_context().run  # to the thread as well belong the ids of the request and of its trace
+        future = self._readers.submit(in_context, self._query, running, lambda session: work(session, *args, **kwargs))
         return await _result(future, running, self._reader_pool)
 
     async def write[**P, T](
         self, work: Callable[Concatenate[WriteSession, P], T], /, *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        change = Change(lambda session: work(session, *args, **kwargs))
+        in_context = copy_context().run
+        change = Change(lambda session: in_context(work, session, *args, **kwargs))
         self._waiting.append(change)
         self._writer.submit(self._commit_waiting)
         result: T = await _result(change.future, change.running, self._writer_pool)

@@ -81,7 +81,15 @@ def test_a_key_is_accepted_in_either_header_and_with_blanks_around_it(admin: Tes
 
 @pytest.mark.parametrize("url", [REST_URL, MCP_URL])
 @pytest.mark.parametrize(
-    "path", ["/.well-known/oauth-protected-resource", "/.well-known/oauth-authorization-server/mcp", "/register"]
+    "path",
+    [
+        "/.well-known/oauth-protected-resource",
+        "/.well-known/oauth-authorization-server/mcp",
+        "/mcp/.well-known/openid-configuration",
+        "/authorize",
+        "/register",
+        "/token",
+    ],
 )
 def test_nothing_suggests_that_there_is_oauth(admin: TestClient, key: str, url: str, path: str) -> None:
     """With a 401, some clients would begin a discovery and ignore the key that they have, or wait for a login."""
@@ -124,7 +132,7 @@ def test_probes_metrics_and_docs_need_no_key(admin: TestClient, path: str) -> No
 
 
 @pytest.mark.parametrize(
-    "path", ["//notes", "/health/../notes", "/health/", "/notes%2f", "/HEALTH", "/docs/x", "/x/.well-known/y"]
+    "path", ["//notes", "/health/../notes", "/health/", "/notes%2f", "/HEALTH", "/docs/x", "/token/"]
 )
 def test_no_spelling_of_a_path_gets_around_the_key(admin: TestClient, path: str) -> None:
     assert client_with(admin).get(path).status_code == 401

@@ -15,6 +15,8 @@ from app.logs import request_notes
 from app.web.problems import REGISTRATION_PATH
 
 READING_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+AUTHORIZATION_SERVER = frozenset({"/authorize", REGISTRATION_PATH, "/token"})
+"""Where clients expect one that says nothing of itself below `/.well-known/`."""
 
 AS_HEADER = "as `X-API-Key: KEY` or `Authorization: Bearer KEY`"
 
@@ -110,7 +112,7 @@ class AuthenticationMiddleware:
                 raise InvalidCredential(self._remedy)
             return await verifier.verify(credential)
         except InvalidCredential as error:
-            if path.startswith("/.well-known/") or path == REGISTRATION_PATH:
+            if path in AUTHORIZATION_SERVER or "/.well-known/" in path:
                 # Where a client looks for OAuth, a 401 makes it wait for a login that nobody can make.
                 detail = f"There is nothing at {path}." if self._tokens else f"There is no OAuth here. {error}"
                 raise NotFound(detail) from None

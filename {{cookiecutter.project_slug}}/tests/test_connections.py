@@ -14,8 +14,8 @@ from starlette.types import Receive, Scope, Send
 from app.web.connections import LimitedHttpProtocol
 from tests.server import wait_until
 
-LARGE_ANSWER = "x" * 50_000_000
-"""More than the buffers of any system hold for a connection."""
+LARGE_ANSWER = "x" * 2_000_000
+"""Less than Linux takes for a connection if nobody limits it."""
 
 Connect = Callable[[], socket.socket]
 
@@ -26,6 +26,10 @@ class Impatient(LimitedHttpProtocol):
 
 class Crowded(LimitedHttpProtocol):
     max_connections = 3
+
+
+class Full(LimitedHttpProtocol):
+    max_unsent_bytes = len(LARGE_ANSWER) + 1_000_000
 
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -134,6 +138,18 @@ def test_a_reader_that_does_not_read_is_closed(connect_impatient: Connect) -> No
     before = closed("not_read")
     connect_impatient().sendall(b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n")
     wait_until(lambda: closed("not_read") == before + 1, timeout=10, what="the connection is closed")
+
+
+def test_of_readers_that_leave_too_much_unread_the_one_that_has_read_nothing_for_longest_is_closed() -> None:
+    before = closed("not_read")
+    with serve(Full) as connect:
+        first, second = connect(), connect()
+        for connection in (first, second):
+            connection.sendall(b"GET /large HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+            assert connection.recv(1)
+        wait_until(lambda: closed("not_read") == before + 1, timeout=10, what="one is closed")
+        assert sum(map(len, iter(lambda: first.recv(65_536), b""))) < len(LARGE_ANSWER)
+        assert sum(map(len, iter(lambda: second.recv(65_536), b""))) > len(LARGE_ANSWER)
 
 
 def test_of_too_many_connections_the_one_that_was_idle_longest_is_closed() -> None:

@@ -10,7 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import closing, nullcontext, suppress
 from contextvars import copy_context
 from dataclasses import dataclass, field
 from functools import partial
@@ -162,6 +162,8 @@ class SqliteDatabase(Database):
         )
         # Threads and connections are made when they are first needed: after gunicorn has forked its workers.
         self._readers = ThreadPoolExecutor(readers, "sqlite-reader")
+        # Results take memory: no more are read ahead than the event loop takes.
+        self._read_slots = asyncio.Semaphore(2 * readers)
         self._writer = ThreadPoolExecutor(1, "sqlite-writer")
         self._waiting: deque[Change] = deque()
         self._reader_pool = Pool("readers", readers)
@@ -172,9 +174,10 @@ class SqliteDatabase(Database):
         self, work: Callable[Concatenate[ReadSession, P], T], /, *args: P.args, **kwargs: P.kwargs
     ) -> T:
         running = Interruptible()
-        in_context = copy_context().run  # to the thread as well belong the ids of the request and of its trace
-        future = self._readers.submit(in_context, self._query, running, lambda session: work(session, *args, **kwargs))
-        return await _result(future, running, self._reader_pool)
+        work_of = partial(self._query, running, lambda session: work(session, *args, **kwargs))
+        # To the thread as well belong the ids of the request and of its trace.
+        query = partial(self._readers.submit, copy_context().run, work_of)
+        return await _result(query, running, self._reader_pool, self._read_slots)
 
     async def write[**P, T](
         self, work: Callable[Concatenate[WriteSession, P], T], /, *args: P.args, **kwargs: P.kwargs
@@ -183,7 +186,7 @@ class SqliteDatabase(Database):
         change = Change(lambda session: in_context(work, session, *args, **kwargs))
         self._waiting.append(change)
         self._writer.submit(self._commit_waiting)
-        result: T = await _result(change.future, change.running, self._writer_pool)
+        result: T = await _result(lambda: change.future, change.running, self._writer_pool)
         return result
 
     async def close(self) -> None:
@@ -231,12 +234,15 @@ class SqliteDatabase(Database):
         return partial(change.future.set_result, result)
 
 
-async def _result[T](future: Future[T], running: Interruptible, pool: Pool) -> T:
+async def _result[T](
+    submit: Callable[[], Future[T]], running: Interruptible, pool: Pool, slots: asyncio.Semaphore | None = None
+) -> T:
     arrived = time.perf_counter() if pool.is_full else None
     pool.users += 1
     try:
-        with translate_driver_errors():
-            return await asyncio.wrap_future(future)
+        async with slots or nullcontext():
+            with translate_driver_errors():
+                return await asyncio.wrap_future(submit())
     except asyncio.CancelledError:
         running.interrupt()
         raise

@@ -1,9 +1,11 @@
-"""Limits of a connection that uvicorn does not have: the size of headers, the time for them, and their number in all.
+"""Limits of connections that uvicorn does not have: the size of headers, the time for them, what readers leave unread, and
+their number in all.
 
 What is refused or closed here is counted in `http_connections_closed_total`.
 """
 
 import asyncio
+import socket
 import time
 from asyncio import TimerHandle
 from http import HTTPStatus
@@ -13,15 +15,23 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from app.web.metrics import CONNECTIONS_CLOSED
 
+UNSENT_IN_SYSTEM = 65_536
+"""Bytes of a connection that the system keeps before they are sent."""
+
 
 class LimitedHttpProtocol(HttpToolsProtocol):
     """A request's line and headers may have `max_header_bytes` and take `patience` seconds, and an answer's reader may
-    make no progress for as long. Of more than `max_connections` in a worker, the one that has been idle longest is closed.
+    make no progress for as long. Of more than `max_connections` in a worker, the one that has been idle longest is closed;
+    of readers that leave more than `max_unsent_bytes` unread together, the one that has read nothing for longest.
     """
 
     max_header_bytes: ClassVar[int] = 65_536
     max_connections: ClassVar[int] = 500
+    max_unsent_bytes: ClassVar[int] = 16_777_216
     patience: ClassVar[float] = 20.0
+
+    _unread: ClassVar[dict["LimitedHttpProtocol", None]] = {}
+    """Those whose reader is behind, in the order in which they became so."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -34,6 +44,10 @@ class LimitedHttpProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        connection = transport.get_extra_info("socket")
+        if connection.family != socket.AF_UNIX:
+            # Else the system takes megabytes for a reader that takes none, which nobody here would see or count.
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_IN_SYSTEM)
         self._headers_begun = self._last_progress = time.monotonic()
         self._timer = self.loop.call_later(self.patience / 4, self._watch)
         if len(self.connections) > self.max_connections:
@@ -41,8 +55,20 @@ class LimitedHttpProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
+        self._unread.pop(self, None)
         if self._timer is not None:
             self._timer.cancel()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._unread[self] = None
+        # One alone may have an answer of any size.
+        while len(self._unread) > 1 and sum(map(self._unsent_bytes, self._unread)) > self.max_unsent_bytes:
+            min(self._unread, key=lambda each: each._last_progress)._give_up("not_read")
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._unread.pop(self, None)
 
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():
@@ -96,15 +122,25 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         if self._headers_begun is not None and now - self._headers_begun > self.patience:
             self._refuse(HTTPStatus.REQUEST_TIMEOUT, "slow_headers")
         elif now - self._last_progress > self.patience:
-            CONNECTIONS_CLOSED.labels("not_read").inc()
-            self.transport.abort()
+            self._give_up("not_read")
+
+    @staticmethod
+    def _unsent_bytes(connection: "LimitedHttpProtocol") -> int:
+        size: int = connection.transport.get_write_buffer_size()
+        return size
 
     def _make_room(self) -> None:
         idle = [each for each in self.connections if isinstance(each, LimitedHttpProtocol) and each._is_idle()]
         closed = min(idle, key=lambda each: each._last_progress, default=self)
-        CONNECTIONS_CLOSED.labels("too_many").inc()
-        closed.transport.abort()
+        closed._give_up("too_many")
         self.connections.discard(closed)
+
+    def _give_up(self, reason: str) -> None:
+        CONNECTIONS_CLOSED.labels(reason).inc()
+        self._unread.pop(self, None)
+        if self.cycle is not None:
+            self.cycle.disconnected = True  # uvloop would raise at what is written before it says that this is closed
+        self.transport.abort()
 
     def _refuse(self, status: HTTPStatus, reason: str) -> None:
         if self.transport.is_closing():

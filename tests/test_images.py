@@ -8,6 +8,7 @@ import socket
 import subprocess
 import tarfile
 import time
+import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from tests.combinations import (
     POSTGRES_PIP_GPU,
     SQLITE_UV,
     SQLITE_VENV,
+    TEMPLATE,
     Combination,
 )
 from tests.conftest import Bake, only
@@ -45,6 +47,15 @@ SIZE_LIMITS = {False: 165_000_000, True: 220_000_000}
 MEMORY_LIMITS = {False: 120, True: 140}
 """MiB after `REQUESTS` requests, without and with what jobs need."""
 REQUESTS = 2000
+ATTACK = 40
+"""Seconds; after 20, connections that do nothing are closed."""
+MEMORY_UNDER_ATTACK = 300_000_000
+"""Bytes."""
+SLOWEST = 15.0
+"""Seconds for a request meanwhile, of which most take less than a tenth of one."""
+LARGEST_PAGE = 200
+LARGE_TASK = {"title": "Large", "description": "\1" * 10_000}
+"""Six bytes for each character, as JSON."""
 STOP_LIMIT = 15.0
 """Seconds, with a request in flight."""
 # What a file of the image that is not the base's may be called. Packages have bytecode, data and what identifies them.
@@ -367,6 +378,54 @@ with httpx2.Client(headers={"X-API-Key": key}, verify=False) as client:
     for _ in range(int(number) // 2):
         created = client.post(url, json={"title": "A task"})
         assert client.get(f"{url}/{created.json()['id']}").json() == created.json()
+"""
+
+
+@pytest.mark.alone
+@each_database
+def test_under_attack_others_are_served_and_its_memory_stays_within_the_limit(
+    project: Project, options: list[str]
+) -> None:
+    with service(project, options, "--cpus=2", "--memory=512m", "--memory-swap=512m") as started:
+        key = started.issue_key("attacked")
+        for _ in range(LARGEST_PAGE):
+            assert call(f"{started.url()}/tasks", key=key, data=LARGE_TASK).status == 201
+        inside = ["--interactive", f"--network=container:{started.id}", "--ulimit=nofile=4096:4096", BASE]
+        with ThreadPoolExecutor() as threads:
+            memory = threads.submit(docker, "exec", started.id, "python", "-c", MEASURE_MEMORY, str(ATTACK))
+            attack = ["run", "--rm", *inside, "python", "-", key, str(ATTACK)]
+            outcome = json.loads(docker(*attack, stdin=(TEMPLATE / "tests" / "attack.py").read_text(encoding="utf-8")))
+        closed = re.findall(r'^http_connections_closed_total{reason="(\w+)"}', metrics_of(started), re.MULTILINE)
+        assert sorted(closed) == ["large_headers", "not_read", "slow_headers", "too_many"]
+        assert outcome["refused"] == []
+        assert outcome["answered"] >= 20
+        assert outcome["slowest"] < SLOWEST
+        assert int(memory.result()) < MEMORY_UNDER_ATTACK
+        assert started.logs().count("Booting worker") == 2
+
+
+def metrics_of(started: Container) -> str:
+    with urllib.request.urlopen(f"{started.url()}/metrics", timeout=30) as answer:
+        return str(answer.read(), "utf-8")
+
+
+# The most of it within so many seconds, without what the system can take back, as `docker stats` counts it.
+MEASURE_MEMORY = """
+import sys, time
+from pathlib import Path
+
+end = time.monotonic() + float(sys.argv[1])
+group = Path("/sys/fs/cgroup")
+usage, inactive = group / "memory.current", "inactive_file"
+if not usage.exists():
+    group /= "memory"
+    usage, inactive = group / "memory.usage_in_bytes", "total_inactive_file"
+most = 0
+while time.monotonic() < end:
+    parts = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+    most = max(most, int(usage.read_text()) - int(parts[inactive]))
+    time.sleep(0.1)
+print(most)
 """
 
 

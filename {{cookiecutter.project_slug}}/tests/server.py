@@ -110,6 +110,15 @@ class Server:
         booted = re.findall(r"Booting worker with pid: (\d+)", self.log_file.read_text())
         return [pid for pid in map(int, booted) if _is_alive(pid)]
 
+    def killed(self) -> int:
+        """How many workers were killed, as far as the master knows."""
+        return self.log_file.read_text().count("was sent SIGKILL")
+
+    def kill_worker(self) -> None:
+        before = self.killed()
+        os.kill(self.workers()[0], signal.SIGKILL)
+        wait_until(lambda: self.killed() > before, timeout=10, what="the master notices")
+
     def logs(self) -> list[dict[str, Any]]:
         """What the service wrote; fails if a line is not JSON."""
         return [json.loads(line) for line in self.log_file.read_text().splitlines()]

@@ -1,7 +1,6 @@
 """What happens to requests when workers are killed, hang, are stopped, or have too much to do."""
 
 import asyncio
-import os
 import signal
 import socket
 import uuid
@@ -55,24 +54,16 @@ def test_fifty_writers_lose_nothing_while_workers_are_killed(tmp_path: Path, emp
     with Server(tmp_path, app=NOTES_APP, DATABASE_URL=empty_database_url) as server:
         load = Load(server, server.issue_key("load"))
 
-        def killed() -> int:
-            return server.log_file.read_text().count("was sent SIGKILL")
-
-        def kill_worker() -> None:
-            before = killed()
-            os.kill(server.workers()[0], signal.SIGKILL)
-            wait_until(lambda: killed() > before, timeout=10, what="the master notices")
-
         async def kill_workers(_client: httpx2.AsyncClient) -> None:
             for _ in range(KILLS):
                 await load.progress()
-                await asyncio.to_thread(kill_worker)
+                await asyncio.to_thread(server.kill_worker)
             await load.progress()
 
         asyncio.run(load.run(meanwhile=kill_workers))
         load.check()
     assert load.cut, "no kill hit a request"
-    assert killed() == KILLS
+    assert server.killed() == KILLS
     assert not [line for line in server.logs() if "exception" in line or "unavailable" in line["message"]]
     if is_sqlite(empty_database_url):
         assert execute(empty_database_url, "PRAGMA integrity_check") == [("ok",)]

@@ -130,7 +130,8 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         return size
 
     def _make_room(self) -> None:
-        idle = [each for each in self.connections if isinstance(each, LimitedHttpProtocol) and each._is_idle()]
+        connections = [each for each in self.connections if isinstance(each, LimitedHttpProtocol)]
+        idle = [each for each in connections if each._is_idle() and not self._unsent_bytes(each)]
         closed = min(idle, key=lambda each: each._last_progress, default=self)
         closed._give_up("too_many")
         self.connections.discard(closed)

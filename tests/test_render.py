@@ -41,7 +41,7 @@ scripts/feature.py scripts/git_hook.sh scripts/skeleton/__init__.txt scripts/ske
 scripts/skeleton/migration.txt scripts/skeleton/models.txt scripts/skeleton/rest.txt scripts/skeleton/schemas.txt
 scripts/skeleton/service.txt scripts/skeleton/test_rest.txt scripts/skeleton/test_tools.txt scripts/skeleton/tools.txt
 scripts/smoke.sh scripts/template_update.py
-tests/__init__.py tests/collector.py tests/conftest.py tests/load.py tests/notes.py tests/server.py
+tests/__init__.py tests/collector.py tests/conftest.py tests/gizmos.py tests/load.py tests/server.py
 tests/tasks/__init__.py tests/tasks/test_rest.py tests/tasks/test_tools.py
 tests/test_api_keys.py tests/test_authentication.py tests/test_connections.py tests/test_cors.py tests/test_layers.py
 tests/test_logs.py tests/test_mcp.py tests/test_metrics.py tests/test_migrations.py tests/test_oauth.py

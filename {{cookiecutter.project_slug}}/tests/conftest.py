@@ -17,7 +17,7 @@ from app.db.migrate import migrate
 from app.errors import DatabaseUnavailable
 from app.settings import Settings, load_settings
 from tests.collector import Collector
-from tests.notes import NOTES_APP, create_app, create_notes_table
+from tests.gizmos import GIZMOS_APP, create_app, create_gizmos_table
 from tests.server import ADMIN_KEY, Server, free_port
 
 REST_URL = "http://localhost:8000"
@@ -31,10 +31,10 @@ CallTool = Callable[..., str]
 
 @pytest.fixture(scope="session")
 def database_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A migrated database that all tests share, with the table of the notes."""
+    """A migrated database that all tests share, with the table of the gizmos."""
     with new_database(tmp_path_factory.mktemp("database")) as url:
         migrate(Settings(database_url=SecretStr(url)))
-        create_notes_table(url)
+        create_gizmos_table(url)
         yield url
 
 
@@ -172,5 +172,5 @@ def traced_app(settings: Settings, collector: Collector, key: str) -> Iterator[T
 @pytest.fixture(scope="session")
 def server(database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The service with two workers, in processes of its own. Tests that use it are `slow`."""
-    with Server(tmp_path_factory.mktemp("server"), app=NOTES_APP, DATABASE_URL=database_url) as running:
+    with Server(tmp_path_factory.mktemp("server"), app=GIZMOS_APP, DATABASE_URL=database_url) as running:
         yield running

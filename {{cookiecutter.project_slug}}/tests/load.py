@@ -10,9 +10,9 @@ import httpx2
 from tests.server import Server
 
 CREATORS = 30
-SHARED_NOTES = 4
+SHARED_GIZMOS = 4
 FIELDS = ("title", "content", "author", "language", "source")
-"""Each field of each shared note has one client, which alone writes it: fifty clients with the creators."""
+"""Each field of each shared gizmo has one client, which alone writes it: fifty clients with the creators."""
 PROGRESS_TIMEOUT = 60.0
 
 
@@ -39,24 +39,24 @@ class Load:
         async with httpx2.AsyncClient(
             base_url=self._url, headers=self._headers, limits=limits, timeout=30
         ) as self._client:
-            for _ in range(SHARED_NOTES):
-                note = await self._send("POST", "/notes", {"title": "Shared"})
-                assert note is not None
-                self._shared[note["id"]] = {}
+            for _ in range(SHARED_GIZMOS):
+                gizmo = await self._send("POST", "/gizmos", {"title": "Shared"})
+                assert gizmo is not None
+                self._shared[gizmo["id"]] = {}
             async with asyncio.TaskGroup() as clients:
                 for creator in range(CREATORS):
                     clients.create_task(self._create(creator))
-                for note_id in self._shared:
+                for gizmo_id in self._shared:
                     for field in FIELDS:
-                        clients.create_task(self._own(note_id, field))
+                        clients.create_task(self._own(gizmo_id, field))
                 try:
                     await meanwhile(self._client)
                 finally:
                     self._is_over = True
 
-    async def progress(self, notes: int = 100) -> None:
-        """Wait until so many more notes are created."""
-        goal = len(self.created) + notes
+    async def progress(self, gizmos: int = 100) -> None:
+        """Wait until so many more gizmos are created."""
+        goal = len(self.created) + gizmos
         async with asyncio.timeout(PROGRESS_TIMEOUT):
             while len(self.created) < goal:
                 self._has_created.clear()
@@ -65,46 +65,46 @@ class Load:
     def check(self) -> None:
         """Everything acknowledged is stored, once and unchanged, and nothing that nobody sent."""
         stored = self._read_all()
-        for note_id, fields in self._shared.items():
-            note = stored.pop(note_id)
-            assert {name: note[name] for name in FIELDS} == fields
-        titles = {note_id: note["title"] for note_id, note in stored.items()}
+        for gizmo_id, fields in self._shared.items():
+            gizmo = stored.pop(gizmo_id)
+            assert {name: gizmo[name] for name in FIELDS} == fields
+        titles = {gizmo_id: gizmo["title"] for gizmo_id, gizmo in stored.items()}
         assert self.created.items() <= titles.items()
         assert set(titles.values()) <= self._attempted
         assert len(set(titles.values())) == len(titles)
 
     def _read_all(self) -> dict[int, dict[str, Any]]:
-        notes = {}
+        gizmos = {}
         query = {"limit": 200}
         with httpx2.Client(base_url=self._url, headers=self._headers, timeout=30) as client:
             while True:
-                page = client.get("/notes", params=query).json()
-                notes.update({note["id"]: note for note in page["items"]})
+                page = client.get("/gizmos", params=query).json()
+                gizmos.update({gizmo["id"]: gizmo for gizmo in page["items"]})
                 if page["next_cursor"] is None:
-                    return notes
+                    return gizmos
                 query["cursor"] = page["next_cursor"]
 
     async def _create(self, creator: int) -> None:
         for number in count():
             title = f"{creator}/{number}"
             self._attempted.add(title)
-            note = await self._send("POST", "/notes", {"title": title})
-            if note is not None:
-                self.created[note["id"]] = title
+            gizmo = await self._send("POST", "/gizmos", {"title": title})
+            if gizmo is not None:
+                self.created[gizmo["id"]] = title
                 self._has_created.set()
             if self._is_over:
                 return
 
-    async def _own(self, note_id: int, field: str) -> None:
-        path = f"/notes/{note_id}"
+    async def _own(self, gizmo_id: int, field: str) -> None:
+        path = f"/gizmos/{gizmo_id}"
         for number in count():
             value = f"{field} {number}"
             while await self._send("PATCH", path, {field: value}) is None:
                 pass
-            note = await self._send("GET", path)
-            assert note is None or note[field] == value, "another client's update took this one back"
+            gizmo = await self._send("GET", path)
+            assert gizmo is None or gizmo[field] == value, "another client's update took this one back"
             if self._is_over:
-                self._shared[note_id][field] = value
+                self._shared[gizmo_id][field] = value
                 return
 
     async def _send(self, method: str, path: str, body: dict[str, str] | None = None) -> dict[str, Any] | None:

@@ -14,7 +14,7 @@ from starlette.testclient import TestClient
 from app.api_keys.service import CACHE_SECONDS
 from app.settings import Settings
 from tests.conftest import REST_URL, client_with, execute
-from tests.notes import create_app
+from tests.gizmos import create_app
 
 PATH = "/admin/api-keys"
 
@@ -26,7 +26,7 @@ def issue(admin: TestClient) -> tuple[int, str]:
 
 
 def status_with(client: TestClient, key: str) -> int:
-    return client.get("/notes", headers={"X-API-Key": key}).status_code
+    return client.get("/gizmos", headers={"X-API-Key": key}).status_code
 
 
 def test_a_key_is_shown_once_and_stored_as_a_hash(admin: TestClient, settings: Settings, database_url: str) -> None:

@@ -8,7 +8,7 @@ from starlette.testclient import TestClient
 
 from app.settings import Settings
 from tests.conftest import MCP_URL, REST_URL, client_with
-from tests.notes import create_app
+from tests.gizmos import create_app
 from tests.server import ADMIN_KEY
 
 WRONG_KEYS: list[dict[str, Any]] = [
@@ -41,7 +41,7 @@ def routes(admin: TestClient) -> list[tuple[str, str]]:
 def test_no_route_answers_without_a_key(
     admin: TestClient, routes: list[tuple[str, str]], headers: dict[str, Any]
 ) -> None:
-    assert {("POST", "/notes"), ("POST", "/admin/api-keys/key_id/revoke")} <= set(routes)
+    assert {("POST", "/gizmos"), ("POST", "/admin/api-keys/key_id/revoke")} <= set(routes)
     targets = [(f"{REST_URL}{path}", method) for method, path in [*routes, ("GET", "/no/such"), ("GET", "/admin")]]
     targets += [(f"{MCP_URL}{path}", method) for method, path in [("POST", "/mcp"), ("GET", "/mcp"), ("GET", "/no")]]
     client = client_with(admin)
@@ -57,7 +57,7 @@ def test_no_route_answers_without_a_key(
 )
 def test_who_sends_no_key_is_told_how_to(admin: TestClient, headers: dict[str, str]) -> None:
     """An empty one is none: it comes from a variable that is not set."""
-    for url, path in ((REST_URL, "/notes"), (MCP_URL, "/mcp")):
+    for url, path in ((REST_URL, "/gizmos"), (MCP_URL, "/mcp")):
         assert client_with(admin, headers, url).post(path).json()["detail"] == (
             "Send a valid API key as `X-API-Key: KEY` or `Authorization: Bearer KEY`; ask whoever runs this service for one."
         )
@@ -75,7 +75,7 @@ def test_who_sends_no_key_is_told_how_to(admin: TestClient, headers: dict[str, s
 )
 def test_a_key_is_accepted_in_either_header_and_with_blanks_around_it(admin: TestClient, key: str, header: str) -> None:
     name, _, value = header.format(key).partition(": ")
-    assert client_with(admin, {name: value}).get("/notes").status_code == 200
+    assert client_with(admin, {name: value}).get("/gizmos").status_code == 200
     assert client_with(admin, {name: value}, MCP_URL).get("/mcp").status_code == 405
 
 
@@ -112,7 +112,7 @@ def test_a_service_key_is_no_admin_key(client: TestClient, routes: list[tuple[st
 
 
 def test_the_admin_key_is_no_service_key(admin: TestClient) -> None:
-    for url in (f"{REST_URL}/notes", f"{MCP_URL}/mcp"):
+    for url in (f"{REST_URL}/gizmos", f"{MCP_URL}/mcp"):
         assert client_with(admin, {"X-API-Key": ADMIN_KEY}).post(url).status_code == 401
 
 
@@ -132,13 +132,13 @@ def test_probes_metrics_and_docs_need_no_key(admin: TestClient, path: str) -> No
 
 
 @pytest.mark.parametrize(
-    "path", ["//notes", "/health/../notes", "/health/", "/notes%2f", "/HEALTH", "/docs/x", "/token/"]
+    "path", ["//gizmos", "/health/../gizmos", "/health/", "/gizmos%2f", "/HEALTH", "/docs/x", "/token/"]
 )
 def test_no_spelling_of_a_path_gets_around_the_key(admin: TestClient, path: str) -> None:
     assert client_with(admin).get(path).status_code == 401
 
 
-@pytest.mark.parametrize("path", ["/notes", "/admin/api-keys"])
+@pytest.mark.parametrize("path", ["/gizmos", "/admin/api-keys"])
 def test_keys_are_compared_in_constant_time(
     admin: TestClient, key: str, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,13 +5,13 @@ from starlette.testclient import TestClient
 
 from app.settings import Settings
 from tests.conftest import JSON_RPC, MCP_URL, REST_URL, client_with
-from tests.notes import create_app
+from tests.gizmos import create_app
 
 ORIGIN = "https://app.example.com"
 LIST_TOOLS = {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}
 
 
-def preflight(client: TestClient, path: str = "/notes", **headers: str) -> dict[str, str]:
+def preflight(client: TestClient, path: str = "/gizmos", **headers: str) -> dict[str, str]:
     """The headers with which the service answers a browser that asks, without a key, whether it may call."""
     asked = {"Origin": ORIGIN, "Access-Control-Request-Method": "POST"} | headers
     return dict(client.options(path, headers=asked).headers)
@@ -47,9 +47,9 @@ def test_an_allowed_page_can_read_answers_of_mcp(mcp_client: TestClient) -> None
     ["https://evil.example", "http://app.example.com", f"{ORIGIN}.evil.example", f"{ORIGIN}:8443", "null"],
 )
 def test_a_page_of_another_origin_may_do_nothing(admin: TestClient, client: TestClient, origin: str) -> None:
-    for stranger, path in ((client_with(admin), "/notes"), (client_with(admin, url=MCP_URL), "/mcp")):
+    for stranger, path in ((client_with(admin), "/gizmos"), (client_with(admin, url=MCP_URL), "/mcp")):
         assert "access-control-allow-origin" not in preflight(stranger, path, Origin=origin)
-    response = client.get("/notes", headers={"Origin": origin})
+    response = client.get("/gizmos", headers={"Origin": origin})
     assert "access-control-allow-origin" not in response.headers
 
 
@@ -59,7 +59,7 @@ def test_without_origins_no_page_may_do_anything(settings: Settings) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "path"), [(200, "/notes"), (404, "/notes/999999"), (422, "/notes/x"), (500, "/notes/broken/code")]
+    ("status", "path"), [(200, "/gizmos"), (404, "/gizmos/999999"), (422, "/gizmos/x"), (500, "/gizmos/broken/code")]
 )
 def test_an_allowed_page_can_read_answers_and_their_headers(client: TestClient, status: int, path: str) -> None:
     response = client.get(path, headers={"Origin": ORIGIN})
@@ -71,7 +71,7 @@ def test_an_allowed_page_can_read_answers_and_their_headers(client: TestClient, 
 
 
 def test_an_allowed_page_can_read_why_it_was_refused(admin: TestClient) -> None:
-    for url in (f"{REST_URL}/notes", f"{MCP_URL}/mcp"):
+    for url in (f"{REST_URL}/gizmos", f"{MCP_URL}/mcp"):
         response = client_with(admin).post(url, headers={"Origin": ORIGIN, **JSON_RPC})
         assert response.status_code == 401
         assert response.headers["Access-Control-Allow-Origin"] == ORIGIN
@@ -80,6 +80,6 @@ def test_an_allowed_page_can_read_why_it_was_refused(admin: TestClient) -> None:
 def test_an_allowed_page_can_read_that_its_time_was_up(settings: Settings, key: str) -> None:
     app = create_app(settings.model_copy(update={"request_timeout": 0}))
     with TestClient(app, REST_URL, headers={"X-API-Key": key, "Origin": ORIGIN}) as client:
-        response = client.get("/notes")
+        response = client.get("/gizmos")
     assert response.status_code == 504
     assert response.headers["Access-Control-Allow-Origin"] == ORIGIN

@@ -19,7 +19,7 @@ from starlette.testclient import TestClient
 from app.logs import JsonFormatter
 from app.settings import TITLE, VERSION, Settings
 from tests.conftest import DATABASE_PASSWORD, REST_URL, CallTool
-from tests.notes import BROKEN, NOTES_APP, PRIVATE, create_app
+from tests.gizmos import BROKEN, GIZMOS_APP, PRIVATE, create_app
 from tests.server import ADMIN_KEY, Server, fetch, wait_until
 
 API_KEY_SECRET = "api-key-secret-for-tests-0123456789"
@@ -52,12 +52,12 @@ def test_a_request_is_one_line_with_what_was_asked_and_answered(client: TestClie
 def test_a_tool_call_is_logged_with_its_tool_and_outcome(
     call_tool: CallTool, fail_tool: CallTool, logged: Lines
 ) -> None:
-    call_tool("list_notes")
-    fail_tool("get_note", note_id=999_999)
+    call_tool("list_gizmos")
+    fail_tool("get_gizmo", gizmo_id=999_999)
     lines = [line for line in logged() if line["logger"] == "app.access"]
     assert [(line["interface"], line["tool"], line["outcome"]) for line in lines] == [
-        ("mcp", "list_notes", "succeeded"),
-        ("mcp", "get_note", "refused"),
+        ("mcp", "list_gizmos", "succeeded"),
+        ("mcp", "get_gizmo", "refused"),
     ]
 
 
@@ -76,7 +76,7 @@ def test_a_message_of_several_lines_stays_one_line(logged: Lines) -> None:
 
 @pytest.mark.parametrize("request_id", ["a", "a" * 64, "0f8fad5b-d9cb-469f-a165-70867728950e", "Run_7.retry-2"])
 def test_a_harmless_request_id_is_taken_over(client: TestClient, logged: Lines, request_id: str) -> None:
-    response = client.get("/notes/999999", headers={"X-Request-ID": request_id})
+    response = client.get("/gizmos/999999", headers={"X-Request-ID": request_id})
     assert response.headers["X-Request-ID"] == response.json()["request_id"] == request_id
     assert [line["request_id"] for line in logged() if line["logger"] == "app.access"] == [request_id]
 
@@ -99,7 +99,7 @@ def test_a_harmless_request_id_is_taken_over(client: TestClient, logged: Lines, 
     ],
 )
 def test_a_harmful_request_id_is_replaced(client: TestClient, logged: Lines, request_id: bytes) -> None:
-    response = client.get("/notes/999999", headers={b"X-Request-ID": request_id})
+    response = client.get("/gizmos/999999", headers={b"X-Request-ID": request_id})
     used = response.headers["X-Request-ID"]
     assert SAFE_ID.fullmatch(used)
     assert response.json()["request_id"] == used
@@ -111,7 +111,7 @@ def test_a_mistake_is_logged_in_full_and_answered_with_nothing_of_it(
     client: TestClient, logged: Lines, fault: str, reason: str
 ) -> None:
     """In the service's code as in its SQL: neither is an outage, which would be a 503."""
-    response = client.get(f"/notes/broken/{fault}")
+    response = client.get(f"/gizmos/broken/{fault}")
     assert response.status_code == 500
     assert response.headers["Content-Type"] == "application/problem+json"
     assert response.json() == {
@@ -133,7 +133,7 @@ def test_an_outage_is_logged_with_its_reason_and_answered_with_a_fixed_sentence(
 ) -> None:
     app = create_app(settings.model_copy(update={"database_url": SecretStr(unreachable_database)}))
     with TestClient(app, REST_URL, headers={"X-API-Key": f"key_1_{'A' * 43}"}) as client:
-        answers = [client.get(path) for path in ("/ready", "/notes", "/metrics")]
+        answers = [client.get(path) for path in ("/ready", "/gizmos", "/metrics")]
     assert [response.status_code for response in answers] == [503, 503, 200]
     assert {response.json()["detail"] for response in answers[:2]} == {
         "The database is unavailable; try again in a few seconds."
@@ -162,7 +162,7 @@ def test_every_line_of_the_service_is_json_with_time_level_and_logger(server: Se
 
 @pytest.mark.slow
 def test_a_start_says_where_to_go_and_a_stop_says_no_more_than_it_must(tmp_path: Path, database_url: str) -> None:
-    with Server(tmp_path, app=NOTES_APP, DATABASE_URL=database_url) as server:
+    with Server(tmp_path, app=GIZMOS_APP, DATABASE_URL=database_url) as server:
         assert server.stop() == 0
     where = (
         f"{TITLE} {VERSION} serves REST at {server.url}, documented at {server.url}/docs, and MCP at {server.mcp_url}"
@@ -183,7 +183,7 @@ def test_a_start_says_where_to_go_and_a_stop_says_no_more_than_it_must(tmp_path:
 def test_a_request_id_cannot_smuggle_anything_past_the_server(server: Server, separator: bytes) -> None:
     value = b"a" + separator + b"Set-Cookie: a=b"
     with socket.create_connection(("127.0.0.1", server.port), timeout=5) as connection:
-        connection.sendall(b"GET /notes HTTP/1.1\r\nHost: localhost\r\nX-Request-ID: " + value + b"\r\n\r\n")
+        connection.sendall(b"GET /gizmos HTTP/1.1\r\nHost: localhost\r\nX-Request-ID: " + value + b"\r\n\r\n")
         head = connection.recv(4096).partition(b"\r\n\r\n")[0]
     assert re.match(rb"HTTP/1.1 40[01] ", head)
     assert b"set-cookie" not in head.lower()
@@ -193,13 +193,13 @@ def test_a_request_id_cannot_smuggle_anything_past_the_server(server: Server, se
 @pytest.mark.slow
 def test_no_secret_is_in_any_log_line_or_answer(tmp_path: Path, database_url: str) -> None:
     settings = {"DATABASE_URL": database_url, "LOG_LEVEL": "DEBUG", "API_KEY_SECRET": API_KEY_SECRET}
-    with Server(tmp_path, app=NOTES_APP, **settings) as server:
+    with Server(tmp_path, app=GIZMOS_APP, **settings) as server:
         key = server.issue_key(uuid.uuid4().hex)
         answers = "\n".join(str(dict(response.headers)) + response.text for response in _use(server, key))
         assert server.stop() == 0
         logs = server.log_file.read_text()
     assert "Internal Server Error" in answers
-    assert "Error executing tool break_note" in answers
+    assert "Error executing tool break_gizmo" in answers
     assert '"level": "DEBUG"' in logs
     assert '"exception": "Traceback' in logs
     for secret in (key, key.split("_", 2)[2], ADMIN_KEY, API_KEY_SECRET):
@@ -216,22 +216,22 @@ def _use(server: Server, key: str) -> Iterator[httpx2.Response]:
         for path in ("/openapi.json", "/docs", "/redoc", "/health", "/live", "/ready", "/metrics"):
             yield client.get(path)
         for path in ("", "/broken/code", "/broken/statement", "/999999", "/x", f"/nothing?key={key}"):
-            yield client.get(f"/notes{path}")
-            yield admin.get(f"/notes{path}")
+            yield client.get(f"/gizmos{path}")
+            yield admin.get(f"/gizmos{path}")
         for body in ({"title": PRIVATE}, {"title": "", "key": key}, {"title": PRIVATE, "secret": key}, [key]):
-            yield client.post("/notes", json=body)
-        yield client.post("/notes", content=key)
+            yield client.post("/gizmos", json=body)
+        yield client.post("/gizmos", content=key)
         yield client.get("/admin")
         yield admin.get("/admin/api-keys")
         yield admin.post("/admin/api-keys", json={"name": "", "key": key})
         for tool, arguments in (
-            ("break_note", {}),
-            ("get_note", {"note_id": 999_999}),
-            ("get_note", {"note_id": [PRIVATE]}),
-            ("get_note", {PRIVATE: 1}),
+            ("break_gizmo", {}),
+            ("get_gizmo", {"gizmo_id": 999_999}),
+            ("get_gizmo", {"gizmo_id": [PRIVATE]}),
+            ("get_gizmo", {PRIVATE: 1}),
         ):
             params = {"name": tool, "arguments": arguments}
             message = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
             yield client.post(server.mcp_url, json=message)
-        yield fetch("GET", f"{server.url}/notes", headers={"Authorization": f"Bearer {key}x"})
+        yield fetch("GET", f"{server.url}/gizmos", headers={"Authorization": f"Bearer {key}x"})
         yield client.get("/metrics")

@@ -21,7 +21,7 @@ from app.api_keys.service import INVALID
 from app.settings import Settings
 from app.web.authentication import Caller
 from tests.conftest import JSON_RPC, MCP_URL, CallTool, client_with
-from tests.notes import BROKEN, create_app
+from tests.gizmos import BROKEN, create_app
 from tests.server import ADMIN_KEY, Server, fetch, wait_until
 
 pytestmark = pytest.mark.anyio
@@ -40,7 +40,7 @@ def anyio_backend() -> str:
 @pytest.fixture
 def tools(mcp_client: TestClient) -> list[dict[str, Any]]:
     listed: list[dict[str, Any]] = mcp_client.post("/mcp", json=LIST_TOOLS).json()["result"]["tools"]
-    assert {"create_note", "get_note", "list_notes"} <= {tool["name"] for tool in listed}
+    assert {"create_gizmo", "get_gizmo", "list_gizmos"} <= {tool["name"] for tool in listed}
     return listed
 
 
@@ -72,35 +72,35 @@ def test_only_tools_are_advertised_where_there_is_nothing_else(mcp_client: TestC
 
 
 def test_what_is_done_over_mcp_shows_over_rest_and_the_other_way_round(client: TestClient, call_tool: CallTool) -> None:
-    created = json.loads(call_tool("create_note", title=" Opening hours "))
-    note = client.get(f"/notes/{created['id']}").json()
-    assert note["title"] == created["title"] == "Opening hours"
-    client.patch(f"/notes/{note['id']}", json={"title": "Closed", "content": "Today"})
-    stored = {"id": note["id"], "title": "Closed", "content": "Today"}  # nothing that is null, and no blanks
-    assert call_tool("get_note", note_id=note["id"]) == json.dumps(stored, separators=(",", ":"))
+    created = json.loads(call_tool("create_gizmo", title=" Opening hours "))
+    gizmo = client.get(f"/gizmos/{created['id']}").json()
+    assert gizmo["title"] == created["title"] == "Opening hours"
+    client.patch(f"/gizmos/{gizmo['id']}", json={"title": "Closed", "content": "Today"})
+    stored = {"id": gizmo["id"], "title": "Closed", "content": "Today"}  # nothing that is null, and no blanks
+    assert call_tool("get_gizmo", gizmo_id=gizmo["id"]) == json.dumps(stored, separators=(",", ":"))
 
 
 @pytest.mark.parametrize(
     ("tool", "arguments", "says"),
     [
-        ("get_note", {"note_id": 999_999}, "There is no note 999999."),
-        ("get_note", {}, "note_id: Field required"),
-        ("get_note", {"note_id": 0}, "note_id: Input should be greater than or equal to 1"),
-        ("get_note", {"note_id": 2**63}, "note_id: Input should be less than or equal to 9223372036854775807"),
-        ("create_note", {"title": ""}, "title: String should have at least 1 character"),
+        ("get_gizmo", {"gizmo_id": 999_999}, "There is no gizmo 999999."),
+        ("get_gizmo", {}, "gizmo_id: Field required"),
+        ("get_gizmo", {"gizmo_id": 0}, "gizmo_id: Input should be greater than or equal to 1"),
+        ("get_gizmo", {"gizmo_id": 2**63}, "gizmo_id: Input should be less than or equal to 9223372036854775807"),
+        ("create_gizmo", {"title": ""}, "title: String should have at least 1 character"),
         (
-            "create_note",
+            "create_gizmo",
             {"title": None, "content": "x" * 10_001},
             "title: Input should be a valid string\ncontent: String should have at most 10000 characters",
         ),
-        ("list_notes", {"limit": 201}, "limit: Input should be less than or equal to 200"),
+        ("list_gizmos", {"limit": 201}, "limit: Input should be less than or equal to 200"),
         (
-            "create_note",
+            "create_gizmo",
             {"title": "x", "contents": "y", "due": "z"},
-            "create_note has no argument 'contents', 'due'. It takes: title, content.",
+            "create_gizmo has no argument 'contents', 'due'. It takes: title, content.",
         ),
-        ("break_note", {"why": "x"}, "break_note has no argument 'why'. It takes: none."),
-        ("break_note", {}, "Error executing tool break_note"),
+        ("break_gizmo", {"why": "x"}, "break_gizmo has no argument 'why'. It takes: none."),
+        ("break_gizmo", {}, "Error executing tool break_gizmo"),
     ],
 )
 def test_an_error_says_what_to_do_differently_and_nothing_else(
@@ -112,13 +112,13 @@ def test_an_error_says_what_to_do_differently_and_nothing_else(
 def test_for_an_unknown_tool_those_that_exist_are_named(fail_tool: CallTool) -> None:
     text = fail_tool("drop_table")
     assert text.startswith("There is no tool 'drop_table'. The tools are: ")
-    assert "create_note, get_note, list_notes" in text
+    assert "create_gizmo, get_gizmo, list_gizmos" in text
 
 
 def test_an_unexpected_error_is_logged_with_its_traceback(
     fail_tool: CallTool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    fail_tool("break_note")
+    fail_tool("break_gizmo")
     [record] = [record for record in caplog.records if record.levelname == "ERROR"]
     assert record.exc_info is not None
     assert BROKEN in caplog.text
@@ -132,7 +132,7 @@ def test_without_a_database_a_tool_says_to_try_again(
 
     monkeypatch.setattr("app.api_keys.service.ApiKeyVerifier.verify", verify)
     app = create_app(settings.model_copy(update={"database_url": SecretStr(unreachable_database)}))
-    message = LIST_TOOLS | {"method": "tools/call", "params": {"name": "list_notes", "arguments": {}}}
+    message = LIST_TOOLS | {"method": "tools/call", "params": {"name": "list_gizmos", "arguments": {}}}
     with TestClient(app, MCP_URL, headers={"X-API-Key": key, **JSON_RPC}) as client:
         result = client.post("/mcp", json=message).json()["result"]
     assert result["isError"]
@@ -269,7 +269,7 @@ def test_neither_port_serves_what_is_the_other_s(
 ) -> None:
     assert client.post("/mcp", json=LIST_TOOLS, headers=headers | JSON_RPC).status_code == 404
     headers = {name: value.replace("8051", "8000") for name, value in headers.items()}
-    for path in ("/notes", "/docs", "/openapi.json", "/ready", "/metrics", "/admin/api-keys"):
+    for path in ("/gizmos", "/docs", "/openapi.json", "/ready", "/metrics", "/admin/api-keys"):
         assert mcp_client.get(path, headers=headers).status_code == 404, path
 
 
@@ -284,10 +284,10 @@ async def connect(server: Server, key: str | None, mode: str = "auto") -> AsyncI
 
 
 async def create_and_read(assistant: Client) -> None:
-    created = await assistant.call_tool("create_note", {"title": "Of an assistant"})
+    created = await assistant.call_tool("create_gizmo", {"title": "Of an assistant"})
     assert created.content[0].type == "text"
-    note = json.loads(created.content[0].text)
-    read = await assistant.call_tool("get_note", {"note_id": note["id"]})
+    gizmo = json.loads(created.content[0].text)
+    read = await assistant.call_tool("get_gizmo", {"gizmo_id": gizmo["id"]})
     assert not read.is_error
     assert read.content == created.content
 
@@ -302,10 +302,10 @@ def mcp_calls(server: Server, before: int) -> list[dict[str, Any]]:
 async def test_both_revisions_of_the_protocol_are_spoken(server: Server, key: str, mode: str) -> None:
     async with connect(server, key, mode) as assistant:
         assert assistant.protocol_version == REVISIONS[mode]
-        assert {"create_note", "list_notes"} <= {tool.name for tool in (await assistant.list_tools()).tools}
+        assert {"create_gizmo", "list_gizmos"} <= {tool.name for tool in (await assistant.list_tools()).tools}
         assert (assistant.server_capabilities.prompts, assistant.server_capabilities.resources) == (None, None)
         await create_and_read(assistant)
-        refused = await assistant.call_tool("get_note", {"note_id": 999_999})
+        refused = await assistant.call_tool("get_gizmo", {"gizmo_id": 999_999})
         assert refused.is_error
 
 
@@ -364,4 +364,4 @@ def test_gunicorn_serves_each_interface_on_its_own_port_only(server: Server, key
         url = f"http://127.0.0.1:{port}"
         assert fetch("POST", f"{url}/mcp", json=LIST_TOOLS, headers=headers).status_code == status
         assert fetch("GET", f"{url}/health").json() == {"status": "healthy"}
-        assert fetch("GET", f"{url}/notes", headers=headers).status_code == {404: 200, 200: 404}[status]
+        assert fetch("GET", f"{url}/gizmos", headers=headers).status_code == {404: 200, 200: 404}[status]

@@ -18,7 +18,7 @@ from app.db.database import Database, Pool, open_database
 from app.settings import Settings
 from app.web import metrics
 from tests.conftest import MCP_URL, REST_URL, CallTool, client_with
-from tests.notes import create_app, keep_busy, list_notes
+from tests.gizmos import create_app, keep_busy, list_gizmos
 from tests.server import Server, fetch, wait_until
 
 METHODS = {"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "other"}
@@ -46,40 +46,40 @@ def test_requests_are_counted_by_route_and_status(
     admin: TestClient, client: TestClient, mcp_client: TestClient
 ) -> None:
     before = samples(client.get("/metrics").text)
-    client_with(admin).get("/notes")
-    client.post("/notes", json={})
-    client.get("/notes/999999")
-    client.get("/notes/broken/code")
+    client_with(admin).get("/gizmos")
+    client.post("/gizmos", json={})
+    client.get("/gizmos/999999")
+    client.get("/gizmos/broken/code")
     mcp_client.get("/mcp")
     increase = samples(client.get("/metrics").text) - before
     for counted in (
         requests("rest", "GET", "unmatched", "401"),
-        requests("rest", "POST", "/notes", "422"),
-        requests("rest", "GET", "/notes/{note_id}", "404"),
-        requests("rest", "GET", "/notes/broken/code", "500"),
+        requests("rest", "POST", "/gizmos", "422"),
+        requests("rest", "GET", "/gizmos/{gizmo_id}", "404"),
+        requests("rest", "GET", "/gizmos/broken/code", "500"),
         requests("mcp", "GET", "/mcp", "405"),
-        series("http_request_duration_seconds_count", interface="rest", method="GET", route="/notes/{note_id}"),
+        series("http_request_duration_seconds_count", interface="rest", method="GET", route="/gizmos/{gizmo_id}"),
     ):
         assert increase[counted] == 1, counted
 
 
 def test_tool_calls_are_counted_by_outcome(client: TestClient, call_tool: CallTool, fail_tool: CallTool) -> None:
     before = samples(client.get("/metrics").text)
-    call_tool("create_note", title="x")
-    fail_tool("create_note", title="")
-    fail_tool("get_note", note_id=999_999)
-    fail_tool("get_note", number=1)
-    fail_tool("break_note")
+    call_tool("create_gizmo", title="x")
+    fail_tool("create_gizmo", title="")
+    fail_tool("get_gizmo", gizmo_id=999_999)
+    fail_tool("get_gizmo", number=1)
+    fail_tool("break_gizmo")
     fail_tool(f"no_such_tool_{uuid.uuid4().hex}")
     increase = samples(client.get("/metrics").text) - before
     assert {name: value for name, value in increase.items() if name.startswith("mcp_tool_calls_total")} == {
-        series("mcp_tool_calls_total", outcome="succeeded", tool="create_note"): 1,
-        series("mcp_tool_calls_total", outcome="refused", tool="create_note"): 1,
-        series("mcp_tool_calls_total", outcome="refused", tool="get_note"): 2,
-        series("mcp_tool_calls_total", outcome="failed", tool="break_note"): 1,
+        series("mcp_tool_calls_total", outcome="succeeded", tool="create_gizmo"): 1,
+        series("mcp_tool_calls_total", outcome="refused", tool="create_gizmo"): 1,
+        series("mcp_tool_calls_total", outcome="refused", tool="get_gizmo"): 2,
+        series("mcp_tool_calls_total", outcome="failed", tool="break_gizmo"): 1,
         series("mcp_tool_calls_total", outcome="refused", tool="unknown"): 1,
     }
-    assert increase[series("mcp_tool_call_duration_seconds_count", tool="get_note")] == 2
+    assert increase[series("mcp_tool_call_duration_seconds_count", tool="get_gizmo")] == 2
 
 
 def test_no_request_can_invent_a_time_series(admin: TestClient, key: str) -> None:
@@ -88,7 +88,7 @@ def test_no_request_can_invent_a_time_series(admin: TestClient, key: str) -> Non
         for port in (client_with(admin), client_with(admin, url=MCP_URL)):
             for headers in ({}, {"X-API-Key": key}):
                 for method in ("GET", "PROPFIND", "PURGE"):
-                    for path in ("", "/notes", "/mcp"):
+                    for path in ("", "/gizmos", "/mcp"):
                         answer = port.request(method, f"{path}/{uuid.uuid4()}", headers=headers)
                         assert answer.status_code >= 400
         return set(samples(admin.get("/metrics").text))
@@ -106,8 +106,8 @@ def test_those_who_wait_for_the_database_are_counted(unit_of_work: str, database
         work = getattr(database, unit_of_work)
         pool = database.pools[0 if unit_of_work == "read" else -1]
         busy = [asyncio.create_task(work(keep_busy, 60)) for _ in range(pool.size)]
-        late = asyncio.create_task(work(list_notes, None, 1, None))
-        impatient = asyncio.create_task(work(list_notes, None, 1, None))
+        late = asyncio.create_task(work(list_gizmos, None, 1, None))
+        impatient = asyncio.create_task(work(list_gizmos, None, 1, None))
         await asyncio.sleep(0)  # each begins
         assert (pool.in_use, pool.waiting) == (pool.size, 2)
         impatient.cancel()
@@ -137,14 +137,14 @@ def test_the_pools_are_shown_with_their_sizes(client: TestClient, settings: Sett
 def test_a_feature_shows_what_it_counts_in_the_database_if_that_answers(
     client: TestClient, settings: Settings, unreachable_database: str
 ) -> None:
-    before = samples(client.get("/metrics").text)["notes"]
-    client.post("/notes", json={"title": "One more"})
-    assert samples(client.get("/metrics").text)["notes"] == before + 1
+    before = samples(client.get("/metrics").text)["gizmos"]
+    client.post("/gizmos", json={"title": "One more"})
+    assert samples(client.get("/metrics").text)["gizmos"] == before + 1
     elsewhere = settings.model_copy(update={"database_url": SecretStr(unreachable_database)})
     with TestClient(create_app(elsewhere), REST_URL) as without_database:
         answer = without_database.get("/metrics")
     assert answer.status_code == 200
-    assert "notes" not in samples(answer.text)
+    assert "gizmos" not in samples(answer.text)
     assert "http_requests_total" in answer.text
 
 
@@ -158,7 +158,7 @@ def test_a_worker_that_was_killed_as_it_began_to_count_breaks_nothing(
 
 @pytest.mark.slow
 def test_counts_and_durations_are_exact_over_both_workers_even_after_a_kill(server: Server, key: str) -> None:
-    answers = {"/notes": ("/notes", "200"), "/notes/999999": ("/notes/{note_id}", "404")}
+    answers = {"/gizmos": ("/gizmos", "200"), "/gizmos/999999": ("/gizmos/{gizmo_id}", "404")}
     before = scrape(server)
     first_line = len(server.logs())
     sent = 0
@@ -184,7 +184,7 @@ def test_counts_and_durations_are_exact_over_both_workers_even_after_a_kill(serv
 
     wait_until(both_workers_answered, timeout=20, what="both workers answer")
     wait_until(lambda: counted() == {sent}, timeout=5, what="each request is counted once")
-    seconds = series("http_request_duration_seconds_sum", interface="rest", method="GET", route="/notes")
+    seconds = series("http_request_duration_seconds_sum", interface="rest", method="GET", route="/gizmos")
     assert 0 < (scrape(server) - before)[seconds] < 60
 
     killed = server.workers()[0]
@@ -204,7 +204,7 @@ def test_requests_in_progress_and_what_they_use_are_forgotten_with_their_worker(
     def reading() -> float:
         return sum(value for name, value in scrape(server).items() if re.match("db_pool_(in_use|waiting){", name))
 
-    unfinished = f"GET /notes/slow/read?seconds=60 HTTP/1.1\r\nHost: localhost\r\nX-API-Key: {key}\r\n\r\n"
+    unfinished = f"GET /gizmos/slow/read?seconds=60 HTTP/1.1\r\nHost: localhost\r\nX-API-Key: {key}\r\n\r\n"
     with ExitStack() as connections:
         for _ in range(6):
             connection = connections.enter_context(socket.create_connection(("127.0.0.1", server.port)))

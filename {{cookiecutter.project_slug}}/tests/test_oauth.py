@@ -26,7 +26,7 @@ from app.web import oauth
 from app.web.authentication import Caller, InsufficientScope
 from app.web.oauth import FETCH_INTERVAL, LIFETIME, IssuerKeys, IssuerUnavailable, TokenVerifier
 from tests.conftest import JSON_RPC, MCP_URL, REST_URL, client_with
-from tests.notes import create_app
+from tests.gizmos import create_app
 
 RESOURCE = "https://mcp.example.com/mcp"
 METADATA_URL = "https://mcp.example.com/.well-known/oauth-protected-resource/mcp"
@@ -141,14 +141,14 @@ def call(client: TestClient, method: str, **params: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(("key_id", "algorithm"), [("first", "ES256"), ("rsa", "RS256"), ("ed25519", "EdDSA")])
 def test_a_token_is_accepted_on_both_ports(app: TestClient, issuer: Issuer, key_id: str, algorithm: str) -> None:
     headers = bearer(issuer.token(key_id=key_id, algorithm=algorithm, aud=["https://other.example.com", RESOURCE]))
-    assert client_with(app, headers).post("/notes", json={"title": "By a token"}).status_code == 201
+    assert client_with(app, headers).post("/gizmos", json={"title": "By a token"}).status_code == 201
     client = client_with(app, headers | JSON_RPC, MCP_URL)
-    assert not call(client, "tools/call", name="create_note", arguments={"title": "By a token"}).get("isError")
+    assert not call(client, "tools/call", name="create_gizmo", arguments={"title": "By a token"}).get("isError")
 
 
 def test_keys_are_accepted_beside_tokens(app: TestClient, key: str) -> None:
-    assert client_with(app, bearer(key)).get("/notes").status_code == 200
-    refused = client_with(app, bearer("key_1_" + "A" * 43)).get("/notes")
+    assert client_with(app, bearer(key)).get("/gizmos").status_code == 200
+    refused = client_with(app, bearer("key_1_" + "A" * 43)).get("/gizmos")
     assert (refused.status_code, refused.json()["detail"]) == (401, INVALID)
 
 
@@ -184,7 +184,7 @@ def test_a_401_tells_clients_of_mcp_where_the_metadata_is(app: TestClient) -> No
     response = client_with(app, JSON_RPC, MCP_URL).post("/mcp")
     assert response.status_code == 401
     assert response.headers["WWW-Authenticate"] == f'Bearer scope="read write", resource_metadata="{METADATA_URL}"'
-    assert client_with(app).get("/notes").headers["WWW-Authenticate"] == 'Bearer scope="read write"'
+    assert client_with(app).get("/gizmos").headers["WWW-Authenticate"] == 'Bearer scope="read write"'
 
 
 def encoded(part: bytes) -> str:
@@ -230,7 +230,7 @@ REFUSALS: dict[str, tuple[Callable[[Issuer], str], str]] = {
 
 
 @pytest.mark.parametrize(("make", "reason"), REFUSALS.values(), ids=REFUSALS)
-@pytest.mark.parametrize(("base", "path"), [(REST_URL, "/notes"), (MCP_URL, "/mcp")])
+@pytest.mark.parametrize(("base", "path"), [(REST_URL, "/gizmos"), (MCP_URL, "/mcp")])
 def test_why_a_token_is_refused_is_in_the_logs_alone(
     app: TestClient,
     issuer: Issuer,
@@ -250,15 +250,15 @@ def test_why_a_token_is_refused_is_in_the_logs_alone(
 
 def test_a_token_with_the_scope_for_reading_alone_reads(app: TestClient, issuer: Issuer) -> None:
     headers = bearer(issuer.token(scope="read"))
-    assert client_with(app, headers).get("/notes").status_code == 200
-    response = client_with(app, headers).post("/notes", json={"title": "x"})
+    assert client_with(app, headers).get("/gizmos").status_code == 200
+    response = client_with(app, headers).post("/gizmos", json={"title": "x"})
     assert response.status_code == 403
     assert response.json()["detail"] == "This access token may only read. Use one that may write."
     assert response.headers["WWW-Authenticate"] == 'Bearer error="insufficient_scope", scope="read write"'
     client = client_with(app, headers | JSON_RPC, MCP_URL)
     assert all(tool["annotations"]["readOnlyHint"] for tool in call(client, "tools/list")["tools"])
-    refused = call(client, "tools/call", name="create_note", arguments={"title": "x"})
-    assert refused["content"][0]["text"].startswith("create_note changes data, and this access token may only read.")
+    refused = call(client, "tools/call", name="create_gizmo", arguments={"title": "x"})
+    assert refused["content"][0]["text"].startswith("create_gizmo changes data, and this access token may only read.")
 
 
 @pytest.mark.parametrize("scope", ["openid", "", None])
@@ -278,7 +278,7 @@ def test_a_token_opens_no_admin_endpoint(app: TestClient, issuer: Issuer) -> Non
 
 def test_the_access_log_names_the_subject(app: TestClient, issuer: Issuer, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
-    client_with(app, bearer(issuer.token(sub="auth0|7"))).get("/notes")
+    client_with(app, bearer(issuer.token(sub="auth0|7"))).get("/gizmos")
     [line] = [vars(record) for record in caplog.records if record.name == "app.access"]
     assert (line["caller"], line["credential"]) == ("auth0|7", "access token")
 
@@ -289,16 +289,16 @@ def test_the_access_log_names_the_subject(app: TestClient, issuer: Issuer, caplo
         ({"scope": "read"}, False),
         ({"scp": "read"}, False),
         ({"scp": ["read", "write"]}, True),
-        ({"scope": "api://notes/write"}, True),
-        ({"scope": "api://notes/writer write-all"}, None),
+        ({"scope": "api://gizmos/write"}, True),
+        ({"scope": "api://gizmos/writer write-all"}, None),
         ({"scope": 7}, None),
     ],
 )
 def test_scopes_are_found_where_and_as_issuers_write_them(
     own_issuer: Issuer, claims: dict[str, Any], may_write: bool | None
 ) -> None:
-    """Microsoft Entra is asked for `api://notes/read` and grants `read`; None says that the token is refused."""
-    verifier = TokenVerifier(OAuth(own_issuer.url, RESOURCE, RESOURCE, "api://notes/read", "api://notes/write"))
+    """Microsoft Entra is asked for `api://gizmos/read` and grants `read`; None says that the token is refused."""
+    verifier = TokenVerifier(OAuth(own_issuer.url, RESOURCE, RESOURCE, "api://gizmos/read", "api://gizmos/write"))
     verifying = verifier.verify(own_issuer.token(**{"scope": None} | claims))
     if may_write is None:
         with pytest.raises(InsufficientScope):
@@ -396,9 +396,9 @@ def test_without_its_issuer_a_token_gets_503_and_keys_work(settings: Settings, o
     own_issuer.is_away = True
     changes = {"oauth_issuer": own_issuer.url, "mcp_public_url": RESOURCE}
     with TestClient(create_app(settings.model_copy(update=changes)), REST_URL) as client:
-        response = client.get("/notes", headers=bearer(own_issuer.token()))
+        response = client.get("/gizmos", headers=bearer(own_issuer.token()))
         assert (response.status_code, response.headers["Retry-After"]) == (503, "1")
-        assert client.get("/notes", headers=bearer(key)).status_code == 200
+        assert client.get("/gizmos", headers=bearer(key)).status_code == 200
 
 
 def test_an_issuer_with_another_name_is_not_trusted(own_issuer: Issuer, caplog: pytest.LogCaptureFixture) -> None:

@@ -13,7 +13,7 @@ from starlette.testclient import TestClient
 from app.settings import Settings
 from app.web.probes import PROBE_PATHS
 from tests.conftest import REST_URL, client_with
-from tests.notes import NOTES_APP, create_app
+from tests.gizmos import GIZMOS_APP, create_app
 from tests.server import ADMIN_KEY, Server
 
 
@@ -30,7 +30,7 @@ def operations(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
         for path, methods in document["paths"].items()
         for method, operation in methods.items()
     }
-    assert {"GET /ready", "POST /admin/api-keys", "PATCH /notes/{note_id}"} <= found.keys()
+    assert {"GET /ready", "POST /admin/api-keys", "PATCH /gizmos/{gizmo_id}"} <= found.keys()
     return found
 
 
@@ -83,42 +83,42 @@ def test_every_error_is_problem_details_with_an_example_of_its_own(document: dic
             assert response["content"]["application/problem+json"]["example"]["status"] == int(status)
 
 
-@pytest.mark.parametrize("path", ["/notes/{note_id}", "/admin/api-keys/{key_id}"])
+@pytest.mark.parametrize("path", ["/gizmos/{gizmo_id}", "/admin/api-keys/{key_id}"])
 def test_what_is_not_found_is_named_as_what_it_is(document: dict[str, Any], path: str) -> None:
     example = document["paths"][path]["get"]["responses"]["404"]["content"]["application/problem+json"]["example"]
-    assert example["detail"] == {"n": "There is no note 3.", "a": "There is no API key 7."}[path[1]]
+    assert example["detail"] == {"g": "There is no gizmo 3.", "a": "There is no API key 7."}[path[1]]
 
 
 def provoke(status: int, client: TestClient, admin: TestClient, settings: Settings, unreachable: str) -> Response:
-    """An answer with the status, from `GET /notes` or the route that is named."""
+    """An answer with the status, from `GET /gizmos` or the route that is named."""
     changes: dict[str, object] = {}
     match status:
         case 401:
-            return client_with(admin).get("/notes")
+            return client_with(admin).get("/gizmos")
         case 403:
             return client.get("/admin/api-keys")
         case 404:
-            return client.get("/notes/3000000")
+            return client.get("/gizmos/3000000")
         case 409:
             body = {"name": "taken"}
             admin.post("/admin/api-keys", json=body)
             return admin.post("/admin/api-keys", json=body)
         case 413:
-            return client.post("/notes", content=b" " * (settings.max_body_bytes + 1))
+            return client.post("/gizmos", content=b" " * (settings.max_body_bytes + 1))
         case 415:
-            return client.post("/notes", content=b"{}")
+            return client.post("/gizmos", content=b"{}")
         case 422:
-            return client.post("/notes", json={})
+            return client.post("/gizmos", json={})
         case 500:
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr("tests.notes.list_notes", None)
-                return client.get("/notes")
+                patch.setattr("tests.gizmos.list_gizmos", None)
+                return client.get("/gizmos")
         case 503:
             changes = {"database_url": SecretStr(unreachable)}
         case 504:
             changes = {"request_timeout": 0}
     with TestClient(create_app(settings.model_copy(update=changes)), REST_URL, headers=dict(client.headers)) as other:
-        return other.get("/notes")
+        return other.get("/gizmos")
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 409, 413, 415, 422, 500, 503, 504])
@@ -133,7 +133,7 @@ def test_errors_are_as_documented(
     response = provoke(status, client, admin, settings, unreachable_database)
     assert response.status_code == status
     assert response.headers["Content-Type"] == "application/problem+json"
-    path = response.request.url.path.replace("3000000", "{note_id}")
+    path = response.request.url.path.replace("3000000", "{gizmo_id}")
     operation = document["paths"][path][response.request.method.lower()]
     example = operation["responses"][str(status)]["content"]["application/problem+json"]["example"]
     answer = response.json()
@@ -145,7 +145,7 @@ def test_errors_are_as_documented(
 
 @pytest.mark.slow
 def test_no_made_up_request_breaks_a_route(tmp_path: Path, empty_database_url: str) -> None:
-    with Server(tmp_path, app=NOTES_APP, DATABASE_URL=empty_database_url) as server:
+    with Server(tmp_path, app=GIZMOS_APP, DATABASE_URL=empty_database_url) as server:
         run_schemathesis(server, tmp_path, "^/(?!admin|jobs|duplicates)", server.issue_key("schemathesis"))
         # That a key expires in the future, no schema can say.
         run_schemathesis(server, tmp_path, "^/admin", ADMIN_KEY, "--exclude-checks", "positive_data_acceptance")

@@ -7,13 +7,13 @@ from starlette.testclient import TestClient
 @pytest.mark.parametrize(
     ("path", "pointer", "detail"),
     [
-        ("/notes?owner=ann", "query/owner", "Unknown parameter. This route takes query, limit, cursor."),
-        ("/notes?limit=5&Limit=6", "query/Limit", "Unknown parameter. This route takes query, limit, cursor."),
-        ("/notes/1?full=1", "query/full", "Unknown parameter. This route takes none."),
-        ("/notes?limit=1_0", "query/limit", "must be an integer"),
-        ("/notes?limit=%2B5", "query/limit", "must be an integer"),
-        ("/notes?limit=5.0", "query/limit", "must be an integer"),
-        ("/notes?cursor=%C2%B2", "query/cursor", "must be an integer"),
+        ("/gizmos?owner=ann", "query/owner", "Unknown parameter. This route takes query, limit, cursor."),
+        ("/gizmos?limit=5&Limit=6", "query/Limit", "Unknown parameter. This route takes query, limit, cursor."),
+        ("/gizmos/1?full=1", "query/full", "Unknown parameter. This route takes none."),
+        ("/gizmos?limit=1_0", "query/limit", "must be an integer"),
+        ("/gizmos?limit=%2B5", "query/limit", "must be an integer"),
+        ("/gizmos?limit=5.0", "query/limit", "must be an integer"),
+        ("/gizmos?cursor=%C2%B2", "query/cursor", "must be an integer"),
     ],
 )
 def test_a_query_that_was_not_understood_is_refused_by_name(
@@ -32,4 +32,4 @@ def test_probes_answer_head_and_take_what_monitors_add(client: TestClient, path:
 
 def test_a_path_with_a_final_slash_is_not_redirected(client: TestClient) -> None:
     """Behind a proxy that ends TLS, the redirect would lead to http://, and a key would follow it."""
-    assert client.get("/notes/").status_code in (404, 422)
+    assert client.get("/gizmos/").status_code in (404, 422)

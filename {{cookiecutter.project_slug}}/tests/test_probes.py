@@ -19,7 +19,7 @@ from app.errors import DatabaseUnavailable
 from app.settings import Settings
 from app.web import healthcheck
 from tests.conftest import MCP_URL, REST_URL, client_with, execute
-from tests.notes import create_app
+from tests.gizmos import create_app
 from tests.server import free_port
 
 UNAVAILABLE = "The database is unavailable; try again in a few seconds."
@@ -37,7 +37,7 @@ def test_only_readiness_asks_the_database(settings: Settings, unreachable_databa
     assert refused.json()["detail"] == UNAVAILABLE
 
 
-@pytest.mark.parametrize(("url", "path"), [(REST_URL, "/notes"), (MCP_URL, "/mcp")])
+@pytest.mark.parametrize(("url", "path"), [(REST_URL, "/gizmos"), (MCP_URL, "/mcp")])
 def test_without_a_database_both_ports_ask_to_try_again(
     settings: Settings, unreachable_database: str, key: str, url: str, path: str
 ) -> None:

@@ -25,20 +25,20 @@ def test_an_unknown_path_is_404(client: TestClient) -> None:
 
 @pytest.mark.parametrize("content", [b'{"title": "\xff"}', b'{"title": "\\ud800"}', b"{", b""])
 def test_a_body_that_is_not_json_is_refused(client: TestClient, content: bytes) -> None:
-    response = client.post("/notes", content=content, headers={"Content-Type": "application/json"})
+    response = client.post("/gizmos", content=content, headers={"Content-Type": "application/json"})
     assert response.status_code == 422
     assert response.headers["Content-Type"] == "application/problem+json"
 
 
 @pytest.mark.parametrize("media_type", ["text/plain", "application/x-www-form-urlencoded", ""])
 def test_another_media_type_is_415(client: TestClient, media_type: str) -> None:
-    response = client.post("/notes", content=b'{"title": "x"}', headers={"Content-Type": media_type})
+    response = client.post("/gizmos", content=b'{"title": "x"}', headers={"Content-Type": media_type})
     assert_problem(response, 415, "Send the body as JSON, with the header Content-Type: application/json.")
 
 
 @pytest.mark.parametrize("media_type", ["application/json; charset=utf-8", "Application/JSON", "application/a+json"])
 def test_every_media_type_of_json_is_read(client: TestClient, media_type: str) -> None:
-    response = client.post("/notes", content=b'{"title": "x"}', headers={"Content-Type": media_type})
+    response = client.post("/gizmos", content=b'{"title": "x"}', headers={"Content-Type": media_type})
     assert response.status_code == 201
 
 
@@ -46,24 +46,24 @@ def test_every_media_type_of_json_is_read(client: TestClient, media_type: str) -
 def test_a_large_body_is_413(client: TestClient, declared: bool) -> None:
     body = b'{"title": "' + b"x" * 1_048_576 + b'"}'
     content = body if declared else iter([body[:600_000], body[600_000:]])
-    response = client.post("/notes", content=content, headers={"Content-Type": "application/json"})
+    response = client.post("/gizmos", content=content, headers={"Content-Type": "application/json"})
     assert_problem(response, 413, "The body is larger than 1048576 bytes.")
 
 
 def test_a_body_as_large_as_allowed_is_read(client: TestClient) -> None:
     body = b'{"title": "x"' + b" " * (1_048_576 - 14) + b"}"
-    response = client.post("/notes", content=body, headers={"Content-Type": "application/json"})
+    response = client.post("/gizmos", content=body, headers={"Content-Type": "application/json"})
     assert response.status_code == 201
 
 
 def test_an_unknown_method_is_405_and_names_those_that_are_allowed(client: TestClient) -> None:
-    response = client.put("/notes/1", json={})
+    response = client.put("/gizmos/1", json={})
     assert_problem(response, 405, "PUT is not allowed here; see the Allow header.")
     assert response.headers["Allow"] == "GET, PATCH"
 
 
 def test_a_fault_is_shown_with_its_place_and_without_the_input(client: TestClient) -> None:
-    response = client.post("/notes", json={"title": " ", "password": "hunter2"})
+    response = client.post("/gizmos", json={"title": " ", "password": "hunter2"})
     assert_problem(response, 422, "Validation failed; see `errors`.")
     assert {error["pointer"] for error in response.json()["errors"]} == {"body/title", "body/password"}
     assert "hunter2" not in response.text
@@ -71,7 +71,7 @@ def test_a_fault_is_shown_with_its_place_and_without_the_input(client: TestClien
 
 @pytest.mark.parametrize("query", ["limit=0", "limit=201", "limit=x", "cursor=0", f"cursor={2**63}", "query="])
 def test_a_bad_query_is_refused(client: TestClient, query: str) -> None:
-    response = client.get(f"/notes?{query}")
+    response = client.get(f"/gizmos?{query}")
     assert response.status_code == 422
     assert response.json()["errors"][0]["pointer"] == f"query/{query.partition('=')[0]}"
 
@@ -79,7 +79,7 @@ def test_a_bad_query_is_refused(client: TestClient, query: str) -> None:
 class Item(BaseModel):
     id: int
     text: str
-    note: str | None = None
+    gizmo: str | None = None
 
 
 @pytest.mark.parametrize(
@@ -104,13 +104,13 @@ def test_a_page_ends_at_its_limit_or_where_its_texts_grow_too_long(
 
 def test_pages_lead_through_all_items_once(client: TestClient) -> None:
     title = uuid.uuid4().hex
-    made = [client.post("/notes", json={"title": title, "content": "x" * 9_000}).json()["id"] for _ in range(30)]
+    made = [client.post("/gizmos", json={"title": title, "content": "x" * 9_000}).json()["id"] for _ in range(30)]
     query: dict[str, str | int] = {"query": title, "limit": 200}
     seen: list[int] = []
     pages = 0
     while True:
-        page = client.get("/notes", params=query).json()
-        seen += [note["id"] for note in page["items"]]
+        page = client.get("/gizmos", params=query).json()
+        seen += [gizmo["id"] for gizmo in page["items"]]
         pages += 1
         if page["next_cursor"] is None:
             break

@@ -15,7 +15,7 @@ from app.database_url import is_sqlite
 from app.settings import Settings
 from tests.conftest import REST_URL, execute
 from tests.load import Load
-from tests.notes import NOTES_APP, SLOW_REQUEST_STARTED, create_app
+from tests.gizmos import GIZMOS_APP, SLOW_REQUEST_STARTED, create_app
 from tests.server import Server, fetch, wait_until
 
 KILLS = 3
@@ -32,13 +32,13 @@ def test_requests_that_take_too_long_get_504_and_leave_nothing_behind(
         TestClient(app, REST_URL, headers={"X-API-Key": key}) as client,
         ThreadPoolExecutor(len(kinds)) as threads,
     ):
-        for response in threads.map(lambda kind: client.get(f"/notes/slow/{kind}", params={"seconds": 60}), kinds):
+        for response in threads.map(lambda kind: client.get(f"/gizmos/slow/{kind}", params={"seconds": 60}), kinds):
             assert response.status_code == 504, response.text
             assert response.headers["Content-Type"] == "application/problem+json"
             assert response.json()["detail"] == "The request timed out after 3 s."
         for _ in range(10):
-            assert client.post("/notes", json={"title": "x"}).status_code == 201
-            assert client.get("/notes", params={"limit": 1}).status_code == 200
+            assert client.post("/gizmos", json={"title": "x"}).status_code == 201
+            assert client.get("/gizmos", params={"limit": 1}).status_code == 200
     if not is_sqlite(database_url):
         wait_until(lambda: execute(database_url, OPEN_TRANSACTIONS) == [], timeout=5, what="all transactions end")
 
@@ -51,7 +51,7 @@ OPEN_TRANSACTIONS = """
 
 @pytest.mark.slow
 def test_fifty_writers_lose_nothing_while_workers_are_killed(tmp_path: Path, empty_database_url: str) -> None:
-    with Server(tmp_path, app=NOTES_APP, DATABASE_URL=empty_database_url) as server:
+    with Server(tmp_path, app=GIZMOS_APP, DATABASE_URL=empty_database_url) as server:
         load = Load(server, server.issue_key("load"))
 
         async def kill_workers(_client: httpx2.AsyncClient) -> None:
@@ -75,12 +75,12 @@ def test_a_shutdown_lets_requests_finish_and_tells_those_that_cannot(
     tmp_path: Path, database_url: str, number: signal.Signals
 ) -> None:
     with (
-        Server(tmp_path, app=NOTES_APP, DATABASE_URL=database_url) as server,
+        Server(tmp_path, app=GIZMOS_APP, DATABASE_URL=database_url) as server,
         server.client(server.issue_key(uuid.uuid4().hex)) as client,
         ThreadPoolExecutor() as threads,
     ):
         short, long = (
-            threads.submit(client.get, "/notes/slow/wait", params={"seconds": seconds}) for seconds in (3, 60)
+            threads.submit(client.get, "/gizmos/slow/wait", params={"seconds": seconds}) for seconds in (3, 60)
         )
         wait_until(
             lambda: server.log_file.read_text().count(SLOW_REQUEST_STARTED) == 2, timeout=10, what="both are in flight"
@@ -97,11 +97,11 @@ def test_workers_end_with_their_master_so_that_a_new_one_finds_the_ports_free(
     tmp_path: Path, database_url: str
 ) -> None:
     with (
-        Server(tmp_path, app=NOTES_APP, DATABASE_URL=database_url) as server,
+        Server(tmp_path, app=GIZMOS_APP, DATABASE_URL=database_url) as server,
         server.client(server.issue_key(uuid.uuid4().hex)) as client,
         ThreadPoolExecutor() as threads,
     ):
-        in_flight = threads.submit(client.get, "/notes/slow/wait", params={"seconds": 2})
+        in_flight = threads.submit(client.get, "/gizmos/slow/wait", params={"seconds": 2})
         wait_until(lambda: SLOW_REQUEST_STARTED in server.log_file.read_text(), timeout=10, what="it is in flight")
         server.process.kill()
         server.process.wait()
@@ -114,13 +114,13 @@ def test_workers_end_with_their_master_so_that_a_new_one_finds_the_ports_free(
 @pytest.mark.slow
 def test_a_worker_that_hangs_is_killed_and_replaced_while_the_other_answers(tmp_path: Path, database_url: str) -> None:
     with (
-        Server(tmp_path, app=NOTES_APP, options=["--timeout", "3"], DATABASE_URL=database_url) as server,
+        Server(tmp_path, app=GIZMOS_APP, options=["--timeout", "3"], DATABASE_URL=database_url) as server,
         server.client(server.issue_key(uuid.uuid4().hex)) as client,
         ThreadPoolExecutor() as threads,
     ):
         wait_until(lambda: len(server.workers()) == 2, timeout=10, what="both workers run")
         before = server.workers()
-        hanging = threads.submit(client.get, "/notes/slow/block", params={"seconds": 60})
+        hanging = threads.submit(client.get, "/gizmos/slow/block", params={"seconds": 60})
         wait_until(lambda: SLOW_REQUEST_STARTED in server.log_file.read_text(), timeout=10, what="the worker hangs")
 
         def is_killed() -> bool:

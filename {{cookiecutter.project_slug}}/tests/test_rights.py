@@ -47,11 +47,11 @@ def test_a_key_may_write_and_never_expires_unless_said_otherwise(admin: TestClie
 
 
 def test_a_read_only_key_reads(admin: TestClient, reader: dict[str, str]) -> None:
-    assert client_with(admin, reader).get("/notes").status_code == 200
+    assert client_with(admin, reader).get("/gizmos").status_code == 200
 
 
 @pytest.mark.parametrize(
-    ("method", "path"), [("POST", "/notes"), ("PATCH", "/notes/1"), ("DELETE", "/no/such/path"), ("MERGE", "/notes/1")]
+    ("method", "path"), [("POST", "/gizmos"), ("PATCH", "/gizmos/1"), ("DELETE", "/no/such/path"), ("MERGE", "/gizmos/1")]
 )
 def test_a_read_only_key_cannot_write_over_rest(
     admin: TestClient, reader: dict[str, str], method: str, path: str
@@ -71,7 +71,7 @@ def test_tools_list_shows_a_read_only_key_the_tools_that_only_read(
 
 def test_a_read_only_key_calls_the_tools_that_only_read(admin: TestClient, reader: dict[str, str]) -> None:
     client = client_with(admin, reader | JSON_RPC, MCP_URL)
-    assert not call(client, "tools/call", name="list_notes", arguments={}).get("isError")
+    assert not call(client, "tools/call", name="list_gizmos", arguments={}).get("isError")
 
 
 def test_an_assistant_with_a_read_only_key_is_told_what_to_do_instead_of_writing(
@@ -79,17 +79,17 @@ def test_an_assistant_with_a_read_only_key_is_told_what_to_do_instead_of_writing
 ) -> None:
     client = client_with(admin, reader | JSON_RPC, MCP_URL)
     title = uuid.uuid4().hex
-    result = call(client, "tools/call", name="create_note", arguments={"title": title})
+    result = call(client, "tools/call", name="create_gizmo", arguments={"title": title})
     assert result["isError"]
     assert re.fullmatch(
-        r"create_note changes data, and this API key may only read\. Tell the user that it needs one that may write\."
-        r" It may use: [a-z_, ]*get_note, list_notes[a-z_, ]*\.",
+        r"create_gizmo changes data, and this API key may only read\. Tell the user that it needs one that may write\."
+        r" It may use: [a-z_, ]*get_gizmo, list_gizmos[a-z_, ]*\.",
         result["content"][0]["text"],
     )
     unknown = call(client, "tools/call", name="drop_table", arguments={})["content"][0]["text"]
     assert unknown.startswith("There is no tool 'drop_table'.")
-    assert "create_note" not in unknown
-    found = call(client, "tools/call", name="list_notes", arguments={"query": title})
+    assert "create_gizmo" not in unknown
+    found = call(client, "tools/call", name="list_gizmos", arguments={"query": title})
     assert title not in found["content"][0]["text"]
 
 
@@ -112,7 +112,7 @@ def test_a_key_stops_at_the_very_moment_it_expires(settings: Settings) -> None:
     asyncio.run(scenario())
 
 
-@pytest.mark.parametrize(("base", "path"), [(REST_URL, "/notes"), (MCP_URL, "/mcp")])
+@pytest.mark.parametrize(("base", "path"), [(REST_URL, "/gizmos"), (MCP_URL, "/mcp")])
 def test_an_expired_key_is_refused_and_told_so(admin: TestClient, database_url: str, base: str, path: str) -> None:
     issued = issue(admin, expires_at="2130-12-31T23:00:00-02:00")
     assert admin.get(f"/admin/api-keys/{issued['id']}").json()["expires_at"] == "2131-01-01T01:00:00Z"
@@ -133,7 +133,7 @@ def test_the_access_log_names_the_caller(admin: TestClient, caplog: pytest.LogCa
     issued = issue(admin)
     caplog.clear()
     caplog.set_level("INFO")
-    client_with(admin, {"X-API-Key": issued["key"]}).get("/notes")
+    client_with(admin, {"X-API-Key": issued["key"]}).get("/gizmos")
     [line] = [vars(record) for record in caplog.records if record.name == "app.access"]
     assert (line["caller"], line["credential"]) == (issued["name"], "API key")
 

@@ -19,7 +19,7 @@ from app.settings import PROJECT, ROOT, VERSION, Settings
 from app.traces import Exporter
 from tests.collector import Collector, Span, flush
 from tests.conftest import JSON_RPC, MCP_URL, client_with
-from tests.notes import NOTES_APP, PRIVATE
+from tests.gizmos import GIZMOS_APP, PRIVATE
 from tests.server import Server, wait_until
 from tests.test_logs import Lines, logged
 
@@ -49,23 +49,23 @@ def received(collector: Collector, trace_id: str) -> dict[str, Span]:
 def test_a_request_and_its_statements_are_spans_of_the_callers_trace(
     traced: TestClient, collector: Collector, trace_id: str, database_url: str
 ) -> None:
-    assert traced.get("/notes", params={"query": PRIVATE}).status_code == 200
+    assert traced.get("/gizmos", params={"query": PRIVATE}).status_code == 200
     spans = received(collector, trace_id)
-    request, statement = spans["GET /notes"], spans["SELECT notes"]
-    assert spans.keys() == {"GET /notes", "SELECT notes"}
+    request, statement = spans["GET /gizmos"], spans["SELECT gizmos"]
+    assert spans.keys() == {"GET /gizmos", "SELECT gizmos"}
     assert request.parent_id == CALLER
     assert request.attributes == {
         "http.request.method": "GET",
         "url.scheme": "http",
-        "url.path": "/notes",
-        "http.route": "/notes",
+        "url.path": "/gizmos",
+        "http.route": "/gizmos",
         "http.response.status_code": "200",
     }
     assert request.resource["service.name"] == PROJECT["name"]
     assert request.resource["service.version"] == VERSION
     assert statement.parent_id == request.span_id
     assert statement.attributes["db.system.name"] == "sqlite" if is_sqlite(database_url) else "postgresql"
-    assert "FROM notes" in statement.attributes["db.query.text"]
+    assert "FROM gizmos" in statement.attributes["db.query.text"]
     assert collector.headers["authorization"] == "Basic abc"
     assert collector.headers["x-tenant"] == "1"
 
@@ -74,39 +74,39 @@ def test_a_tool_call_and_its_statements_are_spans_of_the_callers_trace(
     traced_app: TestClient, collector: Collector, key: str, trace_id: str
 ) -> None:
     client = client_with(traced_app, {"X-API-Key": key, **JSON_RPC}, MCP_URL)
-    params = {"name": "create_note", "arguments": {"title": PRIVATE}}
+    params = {"name": "create_gizmo", "arguments": {"title": PRIVATE}}
     message = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
     headers = {"traceparent": f"00-{trace_id}-{CALLER}-01"}
     assert client.post("/mcp", json=message, headers=headers).json()["result"].get("isError", False) is False
     spans = received(collector, trace_id)
-    assert spans.keys() == {"POST /mcp", "tools/call create_note", "INSERT notes"}
+    assert spans.keys() == {"POST /mcp", "tools/call create_gizmo", "INSERT gizmos"}
     assert spans["POST /mcp"].parent_id == CALLER
-    assert spans["tools/call create_note"].parent_id == spans["POST /mcp"].span_id
-    assert spans["INSERT notes"].parent_id == spans["tools/call create_note"].span_id
+    assert spans["tools/call create_gizmo"].parent_id == spans["POST /mcp"].span_id
+    assert spans["INSERT gizmos"].parent_id == spans["tools/call create_gizmo"].span_id
 
 
 def test_what_fails_is_marked(traced: TestClient, collector: Collector, trace_id: str) -> None:
-    assert traced.get("/notes/broken/statement").status_code == 500
+    assert traced.get("/gizmos/broken/statement").status_code == 500
     spans = received(collector, trace_id)
-    request, statement = spans["GET /notes/broken/statement"], spans["SELECT no_such_table"]
+    request, statement = spans["GET /gizmos/broken/statement"], spans["SELECT no_such_table"]
     assert (request.has_failed, request.attributes["error.type"]) == (True, "500")
     assert (statement.has_failed, statement.parent_id) == (True, request.span_id)
     assert statement.attributes["error.type"]
 
 
 def test_no_data_is_sent(traced: TestClient, collector: Collector, trace_id: str) -> None:
-    note = traced.post("/notes", json={"title": PRIVATE}).json()
-    traced.patch(f"/notes/{note['id']}", json={"content": PRIVATE})
-    traced.get("/notes", params={"query": PRIVATE})
-    traced.get("/notes/broken/statement")
+    gizmo = traced.post("/gizmos", json={"title": PRIVATE}).json()
+    traced.patch(f"/gizmos/{gizmo['id']}", json={"content": PRIVATE})
+    traced.get("/gizmos", params={"query": PRIVATE})
+    traced.get("/gizmos/broken/statement")
     flush()
-    assert {"INSERT notes", "UPDATE notes"} <= {span.name for span in collector.spans if span.trace_id == trace_id}
+    assert {"INSERT gizmos", "UPDATE gizmos"} <= {span.name for span in collector.spans if span.trace_id == trace_id}
     assert PRIVATE not in "".join(collector.bodies)
 
 
 def test_log_lines_name_the_trace(traced: TestClient, collector: Collector, trace_id: str, logged: Lines) -> None:
-    assert traced.get("/notes/broken/statement").status_code == 500
-    request = received(collector, trace_id)["GET /notes/broken/statement"]
+    assert traced.get("/gizmos/broken/statement").status_code == 500
+    request = received(collector, trace_id)["GET /gizmos/broken/statement"]
     lines = [line for line in logged() if line.get("trace_id") == trace_id]
     assert {line["logger"] for line in lines} > {"app.access"}
     assert {line["span_id"] for line in lines} == {request.span_id}
@@ -140,11 +140,11 @@ def test_a_stop_sends_the_last_spans_of_each_worker(tmp_path: Path, empty_databa
         Collector() as collector,
         Server(
             tmp_path,
-            app=NOTES_APP,
+            app=GIZMOS_APP,
             DATABASE_URL=empty_database_url,
             OTEL_EXPORTER_OTLP_ENDPOINT=collector.url,
             OTEL_BSP_SCHEDULE_DELAY="600000",
-            OTEL_SERVICE_NAME="notes",
+            OTEL_SERVICE_NAME="gizmos",
         ) as server,
     ):
         key = server.issue_key("traced")
@@ -155,14 +155,14 @@ def test_a_stop_sends_the_last_spans_of_each_worker(tmp_path: Path, empty_databa
         sent = {span.span_id: span for span in collector.spans}
         for line in asked:
             assert sent[line["span_id"]].trace_id == line["trace_id"]
-        assert {span.resource["service.name"] for span in sent.values()} == {"notes"}
+        assert {span.resource["service.name"] for span in sent.values()} == {"gizmos"}
         assert len({span.resource["service.instance.id"] for span in sent.values()}) == 2
 
 
 def answered(server: Server, key: str) -> set[int]:
     """Ask once, on a connection of its own, and return the workers that have answered so far."""
     with server.client(key) as client:
-        assert client.get("/notes").status_code == 200
+        assert client.get("/gizmos").status_code == 200
     return {line["pid"] for line in server.logs() if line["logger"] == "app.access"}
 
 
@@ -200,12 +200,12 @@ def test_a_collector_that_is_away_slows_and_loses_no_request(
         "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "10",
         "WEB_CONCURRENCY": "1",
     }
-    with silence, Server(tmp_path, app=NOTES_APP, DATABASE_URL=empty_database_url, **settings) as server:
+    with silence, Server(tmp_path, app=GIZMOS_APP, DATABASE_URL=empty_database_url, **settings) as server:
         with server.client(server.issue_key("traced")) as client:
             for number in range(300):
-                assert client.post("/notes", json={"title": str(number)}).status_code == 201
+                assert client.post("/gizmos", json={"title": str(number)}).status_code == 201
             wait_until(lambda: complaints(server), timeout=30, what="the service notices")
-            assert client.get("/notes", params={"limit": 1}).json()["items"][0]["title"] == "299"
+            assert client.get("/gizmos", params={"limit": 1}).json()["items"][0]["title"] == "299"
         slowest = max(line["duration_ms"] for line in server.logs() if line["logger"] == "app.access")
         assert slowest < 4000, "a request waited for the collector"
         started = time.monotonic()

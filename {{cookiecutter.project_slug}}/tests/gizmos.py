@@ -1,6 +1,6 @@
 """A small feature of the tests' own, so that those of the platform work whatever features the service has.
 
-`Server(app=NOTES_APP)` serves it, and `create_notes_table` makes its table, which no migration knows.
+`Server(app=GIZMOS_APP)` serves it, and `create_gizmos_table` makes its table, which no migration knows.
 """
 
 import asyncio
@@ -29,21 +29,21 @@ from app.web.routes import FeatureRouter
 from app.web.schemas import MAX_ID, Cursor, Input, Page, PageSize, Query, not_sent
 from app.web.tools import ADDS, READS, ToolServer, compact
 
-NOTES_APP = "tests.notes:create_app()"
+GIZMOS_APP = "tests.gizmos:create_app()"
 SLOW_REQUEST_STARTED = "a slow request started"
-BROKEN = "this note is broken"
+BROKEN = "this gizmo is broken"
 """What an error says that nobody expected."""
 PRIVATE = "nobody should read this in a log"
 
 logger = logging.getLogger(__name__)
 
 
-class Notes(DeclarativeBase):
+class Gizmos(DeclarativeBase):
     """A base class of its own, for Alembic compares the tables of the service's with the database."""
 
 
-class Note(Notes):
-    __tablename__ = "notes"
+class Gizmo(Gizmos):
+    __tablename__ = "gizmos"
     __table_args__ = {"sqlite_autoincrement": True}  # noqa: RUF012
 
     id: Mapped[int] = mapped_column(Id, primary_key=True)
@@ -54,7 +54,7 @@ class Note(Notes):
     source: Mapped[str | None]
 
 
-NoteId = Annotated[int, Field(ge=1, le=MAX_ID, description="The note's id", examples=[3])]
+GizmoId = Annotated[int, Field(ge=1, le=MAX_ID, description="The gizmo's id", examples=[3])]
 Title = Annotated[
     str,
     StringConstraints(strip_whitespace=True, min_length=1, max_length=200, pattern=r"^[^\x00]*[^\s\x00][^\x00]*$"),
@@ -67,7 +67,7 @@ Text = Annotated[
 ]
 
 
-class NoteCreate(Input):
+class GizmoCreate(Input):
     title: Title
     content: Text | None = None
     author: Text | None = None
@@ -75,7 +75,7 @@ class NoteCreate(Input):
     source: Text | None = None
 
 
-class NoteUpdate(Input):
+class GizmoUpdate(Input):
     title: Title = not_sent()
     content: Text | None = not_sent()
     author: Text | None = not_sent()
@@ -83,10 +83,10 @@ class NoteUpdate(Input):
     source: Text | None = not_sent()
 
 
-class NoteRead(BaseModel):
+class GizmoRead(BaseModel):
     model_config = ConfigDict(from_attributes=True)
 
-    id: NoteId
+    id: GizmoId
     title: Title
     content: Text | None
     author: Text | None
@@ -94,47 +94,47 @@ class NoteRead(BaseModel):
     source: Text | None
 
 
-class NotePage(Page[NoteRead]):
+class GizmoPage(Page[GizmoRead]):
     pass
 
 
-def create_note(session: WriteSession, data: NoteCreate) -> NoteRead:
-    note = Note(**data.model_dump())
-    session.add(note)
+def create_gizmo(session: WriteSession, data: GizmoCreate) -> GizmoRead:
+    gizmo = Gizmo(**data.model_dump())
+    session.add(gizmo)
     session.flush()
-    return NoteRead.model_validate(note)
+    return GizmoRead.model_validate(gizmo)
 
 
-def get_note(session: ReadSession, note_id: int) -> NoteRead:
-    note = session.get(Note, note_id)
-    if note is None:
-        raise NotFound(f"There is no note {note_id}.")
-    return NoteRead.model_validate(note)
+def get_gizmo(session: ReadSession, gizmo_id: int) -> GizmoRead:
+    gizmo = session.get(Gizmo, gizmo_id)
+    if gizmo is None:
+        raise NotFound(f"There is no gizmo {gizmo_id}.")
+    return GizmoRead.model_validate(gizmo)
 
 
-def list_notes(session: ReadSession, query: str | None, limit: int, cursor: int | None) -> NotePage:
-    notes = select(Note).order_by(Note.id.desc()).limit(limit + 1)
+def list_gizmos(session: ReadSession, query: str | None, limit: int, cursor: int | None) -> GizmoPage:
+    gizmos = select(Gizmo).order_by(Gizmo.id.desc()).limit(limit + 1)
     if query is not None:
-        notes = notes.where(Note.title.icontains(query, autoescape=True))
+        gizmos = gizmos.where(Gizmo.title.icontains(query, autoescape=True))
     if cursor is not None:
-        notes = notes.where(Note.id < cursor)
-    return NotePage.of([NoteRead.model_validate(note) for note in session.scalars(notes)], limit)
+        gizmos = gizmos.where(Gizmo.id < cursor)
+    return GizmoPage.of([GizmoRead.model_validate(gizmo) for gizmo in session.scalars(gizmos)], limit)
 
 
-def update_note(session: WriteSession, note_id: int, data: NoteUpdate) -> NoteRead:
-    note = session.get(Note, note_id, with_for_update=True)
-    if note is None:
-        raise NotFound(f"There is no note {note_id}.")
+def update_gizmo(session: WriteSession, gizmo_id: int, data: GizmoUpdate) -> GizmoRead:
+    gizmo = session.get(Gizmo, gizmo_id, with_for_update=True)
+    if gizmo is None:
+        raise NotFound(f"There is no gizmo {gizmo_id}.")
     for name, value in data.model_dump(exclude_unset=True).items():
-        setattr(note, name, value)
+        setattr(gizmo, name, value)
     session.flush()
-    return NoteRead.model_validate(note)
+    return GizmoRead.model_validate(gizmo)
 
 
 def keep_busy(session: ReadSession, seconds: float) -> None:
     """Let the database work for this long, until somebody interrupts it."""
     logger.info(SLOW_REQUEST_STARTED)
-    session.scalar(select(func.count()).select_from(Note))
+    session.scalar(select(func.count()).select_from(Gizmo))
     if session.get_bind().dialect.name == "postgresql":
         session.execute(text("SELECT pg_sleep(:seconds)"), {"seconds": seconds})
         return
@@ -152,36 +152,36 @@ def make_mistake(session: ReadSession) -> None:
     session.execute(text("SELECT * FROM no_such_table WHERE title = :title"), {"title": PRIVATE})
 
 
-def read_note_metrics(session: ReadSession) -> Iterable[Metric]:
-    count = session.scalar(select(func.count()).select_from(Note))
-    return [GaugeMetricFamily("notes", "Notes that there are", value=count)]
+def read_gizmo_metrics(session: ReadSession) -> Iterable[Metric]:
+    count = session.scalar(select(func.count()).select_from(Gizmo))
+    return [GaugeMetricFamily("gizmos", "Gizmos that there are", value=count)]
 
 
-def notes_router(database: Database) -> FeatureRouter:
-    router = FeatureRouter(prefix="/notes", tags=["notes"])
-    not_found = error_response(404, "There is no note 3.")
+def gizmos_router(database: Database) -> FeatureRouter:
+    router = FeatureRouter(prefix="/gizmos", tags=["gizmos"])
+    not_found = error_response(404, "There is no gizmo 3.")
 
-    @router.post("", status_code=201, name="create_note")
-    async def create(data: NoteCreate, response: Response) -> NoteRead:
+    @router.post("", status_code=201, name="create_gizmo")
+    async def create(data: GizmoCreate, response: Response) -> GizmoRead:
         """Only the title is required."""
-        note = await database.write(create_note, data)
-        response.headers["Location"] = f"/notes/{note.id}"
-        return note
+        gizmo = await database.write(create_gizmo, data)
+        response.headers["Location"] = f"/gizmos/{gizmo.id}"
+        return gizmo
 
-    @router.get("", name="list_notes")
-    async def find(query: Query | None = None, limit: PageSize = 50, cursor: Cursor | None = None) -> NotePage:
+    @router.get("", name="list_gizmos")
+    async def find(query: Query | None = None, limit: PageSize = 50, cursor: Cursor | None = None) -> GizmoPage:
         """Newest first."""
-        return await database.read(list_notes, query, limit, cursor)
+        return await database.read(list_gizmos, query, limit, cursor)
 
-    @router.get("/{note_id}", responses=not_found, name="get_note")
-    async def get(note_id: NoteId) -> NoteRead:
-        """Read one note."""
-        return await database.read(get_note, note_id)
+    @router.get("/{gizmo_id}", responses=not_found, name="get_gizmo")
+    async def get(gizmo_id: GizmoId) -> GizmoRead:
+        """Read one gizmo."""
+        return await database.read(get_gizmo, gizmo_id)
 
-    @router.patch("/{note_id}", responses=not_found, name="update_note")
-    async def update(note_id: NoteId, data: NoteUpdate) -> NoteRead:
+    @router.patch("/{gizmo_id}", responses=not_found, name="update_gizmo")
+    async def update(gizmo_id: GizmoId, data: GizmoUpdate) -> GizmoRead:
         """Change the fields that are sent and no others."""
-        return await database.write(update_note, note_id, data)
+        return await database.write(update_gizmo, gizmo_id, data)
 
     @router.get("/slow/wait", include_in_schema=False)
     async def wait(seconds: float) -> None:
@@ -213,51 +213,51 @@ def notes_router(database: Database) -> FeatureRouter:
     return router
 
 
-def add_note_tools(server: ToolServer, database: Database) -> None:
-    @server.tool(name="create_note", title="Create a note", annotations=ADDS)
+def add_gizmo_tools(server: ToolServer, database: Database) -> None:
+    @server.tool(name="create_gizmo", title="Create a gizmo", annotations=ADDS)
     async def create(title: Title, content: Text | None = None) -> str:
-        """Create a note; only its title is required."""
-        return compact(await database.write(create_note, NoteCreate(title=title, content=content)))
+        """Create a gizmo; only its title is required."""
+        return compact(await database.write(create_gizmo, GizmoCreate(title=title, content=content)))
 
-    @server.tool(name="get_note", title="Read a note", annotations=READS)
-    async def get(note_id: NoteId) -> str:
-        """Read one note."""
-        return compact(await database.read(get_note, note_id))
+    @server.tool(name="get_gizmo", title="Read a gizmo", annotations=READS)
+    async def get(gizmo_id: GizmoId) -> str:
+        """Read one gizmo."""
+        return compact(await database.read(get_gizmo, gizmo_id))
 
-    @server.tool(name="list_notes", title="List notes", annotations=READS)
+    @server.tool(name="list_gizmos", title="List gizmos", annotations=READS)
     async def find(query: Query | None = None, limit: PageSize = 20, cursor: Cursor | None = None) -> str:
-        """Find notes, newest first."""
-        return compact(await database.read(list_notes, query, limit, cursor))
+        """Find gizmos, newest first."""
+        return compact(await database.read(list_gizmos, query, limit, cursor))
 
-    @server.tool(name="break_note", title="Fail", annotations=READS)
+    @server.tool(name="break_gizmo", title="Fail", annotations=READS)
     async def fail() -> str:
         """Fail in a way that nobody expects."""
         raise RuntimeError(BROKEN)
 
 
-def notes_feature(database: Database) -> Feature:
+def gizmos_feature(database: Database) -> Feature:
     return Feature(
-        router=notes_router(database),
-        add_tools=lambda server: add_note_tools(server, database),
-        instructions="Notes: ids come from list_notes or create_note.",
-        read_metrics=read_note_metrics,
+        router=gizmos_router(database),
+        add_tools=lambda server: add_gizmo_tools(server, database),
+        instructions="Gizmos: ids come from list_gizmos or create_gizmo.",
+        read_metrics=read_gizmo_metrics,
     )
 
 
-def create_notes_table(url: str) -> None:
+def create_gizmos_table(url: str) -> None:
     def create(connection: Connection) -> None:
-        Notes.metadata.create_all(connection)
+        Gizmos.metadata.create_all(connection)
         connection.commit()
 
     run_on_connection(url, create)
 
 
 def create_app(settings: Settings | None = None) -> ASGIApp:
-    """The service with all its features and notes; without settings, as gunicorn calls it, with the table of the notes."""
+    """The service with all its features and gizmos; without settings, as gunicorn calls it, with the table of the gizmos."""
     if settings is None:
         settings = load_settings()
-        create_notes_table(settings.migration_url)
+        create_gizmos_table(settings.migration_url)
     return main.create_app(
         settings,
-        create_features=lambda database, settings: [*create_features(database, settings), notes_feature(database)],
+        create_features=lambda database, settings: [*create_features(database, settings), gizmos_feature(database)],
     )

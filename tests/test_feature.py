@@ -271,3 +271,12 @@ def test_what_could_cost_work_is_refused_and_nothing_written(
     printed = run(python, "-B", "scripts/feature.py", *command.split(), cwd=project, env=environment(), status=1).stderr
     assert message in printed
     assert updates.tree(project) == before
+
+
+def test_variables_of_git_do_not_hide_what_could_cost_work(project: Path, rendered: Path, python: Path) -> None:
+    """Another repository, in which everything is committed."""
+    without_duplicates(project)
+    with_a_new_file(project)
+    env = environment(GIT_DIR=str(rendered / ".git"), GIT_WORK_TREE=str(rendered))
+    printed = run(python, "-B", "scripts/feature.py", "remove", "task", cwd=project, env=env, status=1).stderr
+    assert NOT_COMMITTED in printed

@@ -327,6 +327,9 @@ def load_settings() -> Settings:
     Raises:
         SystemExit: at least one is wrong, and the message names every one of them, or `.env` cannot be read.
     """
+    # asyncpg reads PGSSLMODE and others, as libpq does, but does not take an empty one for unset.
+    for name in [name for name, value in os.environ.items() if name.startswith("PG") and not value]:
+        del os.environ[name]
     try:
         return Settings()
     except (OSError, UnicodeDecodeError) as error:

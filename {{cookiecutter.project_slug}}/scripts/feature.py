@@ -6,6 +6,7 @@ A new feature is what scripts/skeleton holds, with its names filled in. It is co
 import argparse
 import ast
 import keyword
+import os
 import re
 import secrets
 import shutil
@@ -84,6 +85,9 @@ def main() -> None:
     parser.add_argument("--plural", default="")
     parser.add_argument("--title", default="")
     arguments = parser.parse_args()
+    # Git sets GIT_DIR and others in its hooks: what it says must be of this repository.
+    for name in [name for name in os.environ if name.startswith("GIT_") and not name.startswith("GIT_CONFIG_")]:
+        del os.environ[name]
     if not arguments.name:
         refuse("which one? Such as: make feature NAME=book")
     if arguments.command == "add":
@@ -214,7 +218,8 @@ def obstacle_to_remove(many: str, migrations: list[Path]) -> str | None:
             if other and (ROOT / "app" / other / "feature.py").exists():
                 return f"{place} needs it. Remove that feature first: make remove-feature NAME={other}"
             return f"{place} needs it."
-    if imports(WORKER, many) and not re.search(rf"from app\.{many}\.computation import", WORKER.read_text()):
+    computation = rf"from app\.{many}\.computation import"
+    if imports(WORKER, many) and not re.search(computation, WORKER.read_text(encoding="utf-8")):
         return "app/worker.py needs it: jobs come and go with the template's answer `gpu`."
     if not is_repository():
         return "this is not a git repository, from which it could be brought back. Make it one and commit everything."
@@ -301,7 +306,7 @@ def is_repository() -> bool:
 
 
 def git(*arguments: str) -> str:
-    return subprocess.run(["git", *arguments], check=True, stdout=subprocess.PIPE, text=True).stdout.rstrip()
+    return subprocess.run(["git", *arguments], check=True, stdout=subprocess.PIPE, encoding="utf-8").stdout.rstrip()
 
 
 if __name__ == "__main__":

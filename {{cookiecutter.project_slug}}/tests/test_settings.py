@@ -320,6 +320,13 @@ def test_empty_values_count_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
     assert load(monkeypatch, dict.fromkeys(NAMES, "")) == Settings()
 
 
+def test_empty_values_of_libpq_s_variables_count_as_unset_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """asyncpg reads them, and takes an empty one for a wrong one."""
+    load(monkeypatch, {"PGSSLMODE": "", "PGTARGETSESSIONATTRS": "", "PGSSLROOTCERT": "ca.pem"})
+    assert os.environ.keys().isdisjoint({"PGSSLMODE", "PGTARGETSESSIONATTRS"})
+    assert os.environ["PGSSLROOTCERT"] == "ca.pem"
+
+
 def test_lists_and_levels_are_read_as_people_write_them(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = load(monkeypatch, {"MCP_ALLOWED_HOSTS": " MCP.Example.com ,localhost, ", "LOG_LEVEL": "debug"})
     assert settings.mcp_allowed_hosts == ("mcp.example.com", "localhost")

@@ -14,8 +14,8 @@ from starlette.testclient import TestClient
 from app.database_url import is_sqlite
 from app.settings import Settings
 from tests.conftest import REST_URL, execute
-from tests.load import Load
 from tests.gizmos import GIZMOS_APP, SLOW_REQUEST_STARTED, create_app
+from tests.load import Load
 from tests.server import Server, fetch, wait_until
 
 KILLS = 3

@@ -51,7 +51,8 @@ def test_a_read_only_key_reads(admin: TestClient, reader: dict[str, str]) -> Non
 
 
 @pytest.mark.parametrize(
-    ("method", "path"), [("POST", "/gizmos"), ("PATCH", "/gizmos/1"), ("DELETE", "/no/such/path"), ("MERGE", "/gizmos/1")]
+    ("method", "path"),
+    [("POST", "/gizmos"), ("PATCH", "/gizmos/1"), ("DELETE", "/no/such/path"), ("MERGE", "/gizmos/1")],
 )
 def test_a_read_only_key_cannot_write_over_rest(
     admin: TestClient, reader: dict[str, str], method: str, path: str

@@ -172,7 +172,11 @@ def test_tokens_of_an_issuer_are_meant_for_the_public_url_unless_said_otherwise(
     issuer, resource = OAUTH.values()
     assert load(monkeypatch, {"MCP_PUBLIC_URL": resource}).oauth is None
     assert load(monkeypatch, {**PRODUCTION, **OAUTH}).oauth == OAuth(issuer, resource, resource, "read", "write")
-    entra = {"OAUTH_AUDIENCE": "api://gizmos", "OAUTH_READ_SCOPE": "api://gizmos/r", "OAUTH_WRITE_SCOPE": "api://gizmos/w"}
+    entra = {
+        "OAUTH_AUDIENCE": "api://gizmos",
+        "OAUTH_READ_SCOPE": "api://gizmos/r",
+        "OAUTH_WRITE_SCOPE": "api://gizmos/w",
+    }
     expected = OAuth(issuer, resource, "api://gizmos", "api://gizmos/r", "api://gizmos/w")
     assert load(monkeypatch, entra).oauth == expected
 

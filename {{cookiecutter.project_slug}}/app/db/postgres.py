@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-import uuid
 from collections.abc import Callable
 from typing import Any, Concatenate, Literal
 
@@ -26,9 +25,8 @@ TRIAL_TIMEOUT = 1.0
 def create_postgres_engine(url: str, *, pool_size: int = 5, through_pooler: bool = False) -> AsyncEngine:
     """An engine for `parse_url(url)`; it connects when first used.
 
-    Each prepared statement has a name of its own in the world: on a server connection that a pooler shares, no process can
-    ever run another one's statement. With `through_pooler` none outlives its transaction either, as PgBouncer's
-    transaction mode needs.
+    No prepared statement has a name, and each is parsed with its execution (`statement_cache_size=0`): on a server
+    connection that a pooler shares, no process can ever run another one's statement.
     """
     dsn = parse_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
 
@@ -43,13 +41,9 @@ def create_postgres_engine(url: str, *, pool_size: int = 5, through_pooler: bool
                 raise
         return connection
 
-    connect_args: dict[str, Any] = {"prepared_statement_name_func": lambda: f"s{uuid.uuid4().hex}"}
-    if through_pooler:
-        connect_args["prepared_statement_cache_size"] = 0
     engine = create_async_engine(
         "postgresql+asyncpg://",
         async_creator=connect,
-        connect_args=connect_args,
         pool_size=pool_size,
         max_overflow=0,
         pool_recycle=1800,

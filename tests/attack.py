@@ -17,6 +17,8 @@ CONNECTIONS = 180
 """Of each of the first three kinds on each port: together more than the two workers' 1000."""
 READERS = 60
 SENDERS = 10
+BODIES = 150
+"""Of almost a megabyte each, on each port: together as much as the whole service may take."""
 BUFFER = 2048
 """Bytes that a reader who does not read lets its system take."""
 
@@ -87,6 +89,14 @@ async def send_headers_of_100_megabytes(port: int) -> None:
             await connection.send(b"X: " + b"a" * 100_000 + b"\r\n")
 
 
+async def send_a_large_body_but_for_its_end(port: int) -> None:
+    line = b"POST /tasks HTTP/1.1\r\n" if port == REST else b"POST /mcp HTTP/1.1\r\n"
+    headers = b"Host: localhost\r\nContent-Type: application/json\r\nContent-Length: 1000000\r\n"
+    async with Connection(port) as connection:
+        await connection.send(line + headers + ANSWERED + b" " * 999_999)
+        await connection.wait_for_close()
+
+
 async def read_nothing(port: int) -> None:
     async with Connection(port, BUFFER) as connection:
         await connection.send(large_request(port))
@@ -108,6 +118,7 @@ async def attack() -> None:
         send_half_a_header: CONNECTIONS,
         send_a_byte_each_second: CONNECTIONS,
         send_headers_of_100_megabytes: SENDERS,
+        send_a_large_body_but_for_its_end: BODIES,
     }
     try:
         async with asyncio.timeout(float(SECONDS)), asyncio.TaskGroup() as attackers:

@@ -121,8 +121,7 @@ def middleware_of(
             admin_path="/admin" if is_rest else None,
             admin_key=admin_key,
         ),
-        # The MCP library has a limit of its own.
-        *([Middleware(BodySizeLimitMiddleware, limit=settings.max_body_bytes)] if is_rest else []),
+        Middleware(BodySizeLimitMiddleware, limit=settings.max_body_bytes),
     ]
 
 

@@ -1,13 +1,16 @@
 """What is wrong with a request, or with the service, is answered as problem details (RFC 9457)."""
 
+import asyncio
 import uuid
 from typing import Any
 
 import pytest
 from pydantic import BaseModel
 from starlette.testclient import TestClient
+from starlette.types import Message, Receive, Scope, Send
 
 from app.web import schemas
+from app.web.middleware import LARGE_BODIES, LARGE_BODY, BodySizeLimitMiddleware
 from app.web.schemas import Page
 
 
@@ -54,6 +57,41 @@ def test_a_body_as_large_as_allowed_is_read(client: TestClient) -> None:
     body = b'{"title": "x"' + b" " * (1_048_576 - 14) + b"}"
     response = client.post("/gizmos", content=body, headers={"Content-Type": "application/json"})
     assert response.status_code == 201
+
+
+@pytest.mark.anyio
+async def test_large_bodies_take_turns_for_which_small_ones_do_not_wait() -> None:
+    begun = 0
+    sent = asyncio.Event()
+
+    async def app(_scope: Scope, receive: Receive, _send: Send) -> None:
+        nonlocal begun
+        begun += 1
+        await receive()
+
+    async def receive() -> Message:
+        await sent.wait()
+        return {"type": "http.request", "body": b""}
+
+    async def send(_message: Message) -> None: ...
+
+    middleware = BodySizeLimitMiddleware(app, limit=1_000_000)
+
+    async def request(header: bytes, value: bytes) -> None:
+        await middleware({"type": "http", "headers": [(header, value)]}, receive, send)
+
+    async with asyncio.TaskGroup() as requests:
+        for _ in range(LARGE_BODIES):
+            requests.create_task(request(b"content-length", b"999999"))
+        requests.create_task(request(b"content-length", b"999999"))
+        requests.create_task(request(b"transfer-encoding", b"chunked"))
+        await asyncio.sleep(0)
+        assert begun == LARGE_BODIES
+        requests.create_task(request(b"content-length", str(LARGE_BODY).encode()))
+        await asyncio.sleep(0)
+        assert begun == LARGE_BODIES + 1
+        sent.set()
+    assert begun == LARGE_BODIES + 3
 
 
 def test_an_unknown_method_is_405_and_names_those_that_are_allowed(client: TestClient) -> None:

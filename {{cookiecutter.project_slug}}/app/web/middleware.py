@@ -6,6 +6,7 @@ import re
 import time
 import uuid
 from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
@@ -15,6 +16,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.logs import request_id, request_notes
 from app.web.metrics import DURATION, IN_PROGRESS, REQUESTS
 from app.web.problems import ProblemResponse, problem, problem_for
+
+LARGE_BODY = 65_536
+"""Bytes from which on a body is a large one: uvicorn reads about as many ahead."""
+LARGE_BODIES = 8
+"""Of large ones, how many may be in memory at once, on each port of a worker."""
 
 logger = logging.getLogger("app.access")
 
@@ -193,21 +199,30 @@ class TimeoutMiddleware:
 class BodySizeLimitMiddleware:
     """413 for a body of more than `limit` bytes, before it is read if its length is declared.
 
-    FastAPI's own limit answers in plain text where the length is declared.
+    FastAPI's own limit answers in plain text where the length is declared. Large bodies, of which hundreds at once would
+    be more than the memory, take turns: until it is theirs, uvicorn reads no more than the beginning.
     """
 
     def __init__(self, app: ASGIApp, *, limit: int) -> None:
         self._app = app
         self._limit = limit
+        self._turns = asyncio.Semaphore(LARGE_BODIES)
         self._detail = f"The body is larger than {limit} bytes."
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        declared = Headers(scope=scope).get("content-length", "")
-        if declared.isdecimal() and int(declared) > self._limit:
+        headers = Headers(scope=scope)
+        declared = headers.get("content-length", "")
+        size = int(declared) if declared.isdecimal() else self._limit if "transfer-encoding" in headers else 0
+        if size > self._limit:
             raise HTTPException(413, self._detail)
+        turn: AbstractAsyncContextManager[None] = self._turns if size > LARGE_BODY else nullcontext()
+        async with turn:
+            await self._app(scope, self._counting(receive), send)
+
+    def _counting(self, receive: Receive) -> Receive:
         received = 0
 
         async def counting_receive() -> Message:
@@ -218,4 +233,4 @@ class BodySizeLimitMiddleware:
                 raise HTTPException(413, self._detail)
             return message
 
-        await self._app(scope, counting_receive, send)
+        return counting_receive

@@ -271,13 +271,13 @@ def test_the_python_client_before_the_second_version_works(clients: Clients, pyt
 
 
 @contextmanager
-def mcp_remote(clients: Clients, folder: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
+def mcp_remote(clients: Clients, folder: Path, *options: str, **variables: str) -> Iterator[subprocess.Popen[str]]:
     """`mcp-remote` as an assistant starts it, which speaks to it over its standard streams; its output is in `folder`."""
     with (folder / "answers").open("w") as answers, (folder / "log").open("w") as log:
         process = subprocess.Popen(
             ["mcp-remote", clients.url, *options],
             cwd=clients.node,
-            env=clients.env | {"MCP_REMOTE_CONFIG_DIR": str(folder)},
+            env=clients.env | {"MCP_REMOTE_CONFIG_DIR": str(folder), **variables},
             stdin=subprocess.PIPE,
             stdout=answers,
             stderr=log,
@@ -293,7 +293,8 @@ def mcp_remote(clients: Clients, folder: Path, *options: str) -> Iterator[subpro
 def test_mcp_remote_brings_tools_to_assistants_that_only_start_programs(clients: Clients, tmp_path: Path) -> None:
     client = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "tests", "version": "1"}}
     new_task = {"name": "create_task", "arguments": {"title": "From afar"}}
-    with mcp_remote(clients, tmp_path, "--header", f"Authorization:Bearer {clients.key}") as process:
+    header = ["--header", "Authorization:${AUTHORIZATION}"]  # as a project's page has it
+    with mcp_remote(clients, tmp_path, *header, AUTHORIZATION=f"Bearer {clients.key}") as process:
 
         def send(method: str, params: dict[str, Any], **message: int) -> None:
             assert process.stdin

@@ -13,12 +13,12 @@ from collections.abc import Awaitable, Callable
 
 _, KEY, SECONDS = sys.argv
 REST, MCP = 8000, 8051
-CONNECTIONS = 180
-"""Of each of the first three kinds on each port: together more than the two workers' 1000."""
+CONNECTIONS = 130
+"""Of each kind that sends little, on each port: together with the others more than the two workers' 1000."""
 READERS = 60
 SENDERS = 10
-BODIES = 150
-"""Of almost a megabyte each, on each port: together as much as the whole service may take."""
+BODIES = 100
+"""Of almost a megabyte each, on each port."""
 BUFFER = 2048
 """Bytes that a reader who does not read lets its system take."""
 

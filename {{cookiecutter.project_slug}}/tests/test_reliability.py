@@ -9,29 +9,35 @@ from pathlib import Path
 
 import httpx2
 import pytest
+from pydantic import SecretStr
 from starlette.testclient import TestClient
 
 from app.database_url import is_sqlite
+from app.db.migrate import migrate
 from app.settings import Settings
 from tests.conftest import REST_URL, execute
-from tests.gizmos import GIZMOS_APP, SLOW_REQUEST_STARTED, create_app
+from tests.gizmos import GIZMOS_APP, SLOW_REQUEST_STARTED, create_app, create_gizmos_table
 from tests.load import Load
-from tests.server import Server, fetch, wait_until
+from tests.server import ADMIN_KEY, Server, fetch, wait_until
 
 KILLS = 3
 
 
 @pytest.mark.slow
 def test_requests_that_take_too_long_get_504_and_leave_nothing_behind(
-    settings: Settings, database_url: str, key: str
+    settings: Settings, empty_database_url: str
 ) -> None:
     """More of them than there are connections: if one kept on working, those after it would have to wait."""
-    app = create_app(settings.model_copy(update={"request_timeout": 3}))
+    settings = settings.model_copy(update={"request_timeout": 3, "database_url": SecretStr(empty_database_url)})
+    migrate(settings)
+    create_gizmos_table(empty_database_url)
     kinds = ["write", *["read"] * 9]
     with (
-        TestClient(app, REST_URL, headers={"X-API-Key": key}) as client,
+        TestClient(create_app(settings), REST_URL) as client,
         ThreadPoolExecutor(len(kinds)) as threads,
     ):
+        issued = client.post("/admin/api-keys", json={"name": "patient"}, headers={"X-API-Key": ADMIN_KEY})
+        client.headers["X-API-Key"] = issued.json()["key"]
         for response in threads.map(lambda kind: client.get(f"/gizmos/slow/{kind}", params={"seconds": 60}), kinds):
             assert response.status_code == 504, response.text
             assert response.headers["Content-Type"] == "application/problem+json"
@@ -39,8 +45,8 @@ def test_requests_that_take_too_long_get_504_and_leave_nothing_behind(
         for _ in range(10):
             assert client.post("/gizmos", json={"title": "x"}).status_code == 201
             assert client.get("/gizmos", params={"limit": 1}).status_code == 200
-    if not is_sqlite(database_url):
-        wait_until(lambda: execute(database_url, OPEN_TRANSACTIONS) == [], timeout=5, what="all transactions end")
+    if not is_sqlite(empty_database_url):
+        wait_until(lambda: execute(empty_database_url, OPEN_TRANSACTIONS) == [], timeout=5, what="all transactions end")
 
 
 OPEN_TRANSACTIONS = """

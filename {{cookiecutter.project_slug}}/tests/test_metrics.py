@@ -206,10 +206,10 @@ def test_requests_in_progress_and_what_they_use_are_forgotten_with_their_worker(
 
     unfinished = f"GET /gizmos/slow/read?seconds=60 HTTP/1.1\r\nHost: localhost\r\nX-API-Key: {key}\r\n\r\n"
     with ExitStack() as connections:
-        for _ in range(6):
+        for _ in range(3):  # fewer than one worker has connections, for /metrics may ask the database as well
             connection = connections.enter_context(socket.create_connection(("127.0.0.1", server.port)))
             connection.sendall(unfinished.encode())
-        wait_until(lambda: in_progress() == reading() == 6, timeout=20, what="six requests are in progress and read")
+        wait_until(lambda: in_progress() == reading() == 3, timeout=20, what="three requests are in progress and read")
         killed = set(server.workers())
         for pid in killed:
             os.kill(pid, signal.SIGKILL)

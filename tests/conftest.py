@@ -1,5 +1,6 @@
 """Fixtures that render the combinations, and what the marks and combinations of a test mean for its run."""
 
+import functools
 import os
 import shutil
 import tempfile
@@ -71,10 +72,11 @@ def remove_images() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def bake(cookies_session: Cookies) -> Bake:
-    """Render the template with these answers."""
+    """Render the template with these answers, once; to be read only."""
 
-    def bake(template: Path = TEMPLATE, **answers: object) -> Path:
-        result = cookies_session.bake(extra_context=answers, template=str(template))
+    @functools.cache
+    def bake(**answers: object) -> Path:
+        result = cookies_session.bake(extra_context=answers, template=str(TEMPLATE))
         assert result.exception is None, result.exception
         return Path(result.project_path)
 

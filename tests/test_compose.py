@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import threading
 import time
@@ -194,7 +195,7 @@ def test_production_names_what_is_missing(project: Path, image: str, combination
 def test_the_database_and_the_service_have_the_same_password_whatever_else_is_set(
     bake: Bake, combination: Combination, tmp_path: Path
 ) -> None:
-    project = bake(**combination._asdict())
+    project = shutil.copytree(bake(**combination._asdict()), tmp_path / "project")
     fill_in(project)
     (project / ".env").write_text("POSTGRES_PASSWORD=another\n")
     command = ["docker", "compose", "--file=compose.prod.yaml", "config", "--format=json"]

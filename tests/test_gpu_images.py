@@ -14,7 +14,7 @@ from tests.conftest import Bake, only
 from tests.docker import HARDENED, PREFIX, call, docker
 from tests.rendered import ADD_MANY_TASKS, CUDA_CHECK, FIND_DEVICE
 from tests.sandbox import environment, free_port, run, wait_until
-from tests.test_compose import Stack, fill_in, ports, stack, url
+from tests.test_compose import Stack, fill_in, stack, url
 
 pytestmark = pytest.mark.docker
 
@@ -44,7 +44,7 @@ def build(folder: Path, *arguments: str, status: int = 0) -> str:
 def images(bake: Bake, combination: Combination) -> Iterator[Images]:
     """Both images, under the names that the compose files give them."""
     registry = f"registry.invalid/{PREFIX}/{combination}"
-    folder = bake(**combination._asdict(), api_port=free_port(), mcp_port=free_port(), registry=registry)
+    folder = bake(**combination._asdict(), registry=registry)  # other ports would be other layers, of a gigabyte
     names = [service["image"].partition(":")[0] for service in (production_of(folder), worker_on_a_gpu(folder))]
     images = Images(folder, *(f"{name}:one" for name in names))
     printed = build(folder, f"--tag={images.service}")
@@ -172,11 +172,13 @@ def test_the_stack_runs_jobs_and_a_worker_that_is_stopped_releases_its_job(produ
 
 
 @once
-def test_development_has_a_worker_as_well(images: Images) -> None:
-    with stack(images.folder, images.folder / "compose.yaml") as dev:
+def test_development_has_a_worker_as_well(images: Images, tmp_path: Path) -> None:
+    override = tmp_path / "compose.ports.yaml"
+    override.write_text('services: {api: {ports: !override ["127.0.0.1::8000"]}}\n')
+    with stack(images.folder, images.folder / "compose.yaml", override) as dev:
         dev.compose("up", "--build", "--detach", "--wait")
         key = dev.issue_key("developer")
-        job = submit(f"http://127.0.0.1:{ports(images.folder)[0]}", key)
+        job = submit(f"http://{dev.compose('port', 'api', '8000').strip()}", key)
         wait_for(dev, job, key, "succeeded")
         for service in ("worker", "valkey"):
             [found] = dev.containers(service)

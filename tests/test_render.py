@@ -10,8 +10,8 @@ import pytest
 import tomli
 import yaml
 
-from tests.combinations import COMBINATIONS, TEMPLATE, Combination
-from tests.conftest import Bake
+from tests.combinations import COMBINATIONS, POSTGRES_VENV_GPU, SQLITE_UV, TEMPLATE, Combination
+from tests.conftest import Bake, only
 from tests.sandbox import SCRIPTS, environment, files, run
 
 TREE = """
@@ -199,6 +199,7 @@ def test_a_development_container_is_as_its_schema_has_it(bake: Bake) -> None:
     )
 
 
+@only(SQLITE_UV, POSTGRES_VENV_GPU)
 def test_rendering_is_deterministic_and_needs_nothing_but_cookiecutter(
     baked: Path, combination: Combination, tmp_path: Path
 ) -> None:

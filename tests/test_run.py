@@ -502,6 +502,7 @@ def test_closing_its_terminal_ends_it(installed: Service) -> None:
             stdout=output,
             stderr=output,
             start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # nohup has all that it starts ignore it
         ) as process,
     ):
         try:

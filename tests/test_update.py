@@ -8,7 +8,6 @@ import tempfile
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
@@ -16,6 +15,7 @@ from tests import actions, updates
 from tests.combinations import POSTGRES_PIP_GPU, QUESTIONS, SQLITE_UV, SQLITE_VENV, Combination
 from tests.conftest import only
 from tests.sandbox import SCRIPTS, run
+from tests.test_answers import run_hook
 from tests.test_render import guard
 from tests.test_workflows import REGISTRIES
 from tests.updates import (
@@ -66,6 +66,13 @@ def rendered_before(github: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     return render(folder / "project", user(github, folder), "--checkout", RELEASE)
 
 
+@pytest.fixture(scope="session")
+def newest(github: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project from the template as it is now; to be read only."""
+    folder = tmp_path_factory.mktemp("newest")
+    return render(folder / "project", user(github, folder))
+
+
 @pytest.fixture
 def project(rendered_before: Path, tmp_path: Path) -> Path:
     return shutil.copytree(rendered_before, tmp_path / "task-service")
@@ -109,60 +116,65 @@ def test_cookiecutter_renders_what_cruft_does_and_records_it_byte_for_byte(
 
 
 def test_what_cookiecutter_rendered_can_be_checked_compared_and_updated_at_once(
-    env: dict[str, str], tmp_path: Path
+    project: Path, newest: Path, env: dict[str, str]
 ) -> None:
-    newest = render(tmp_path / "newest", env)
     assert "up to date" in cruft(newest, env, "check")
     assert cruft(newest, env, "diff", "--exit-code") == ""
     assert "Nothing to do" in cruft(newest, env, "update")
     assert git(newest, env, "status", "--porcelain") == ""
 
-    older = render(tmp_path / "older", env, "--checkout", RELEASE)
-    assert "out of date" in cruft(older, env, "check", status=1)
-    cruft(older, env, "update", "--skip-apply-ask")
-    assert tree(older) == as_updated(newest, older)
+    assert "out of date" in cruft(project, env, "check", status=1)
+    cruft(project, env, "update", "--skip-apply-ask")
+    assert tree(project) == as_updated(newest, project)
 
 
 NO_REMOTE = "is not a git repository with a remote"
-
-
-class Unknown(NamedTuple):
-    """A template whose origin cannot be known: what makes it one, how it is named, and what is said of it."""
-
-    make: str
-    template: str
-    reason: str
-    arguments: str = ""
-
-
-CACHED = f"cd ~/.cookiecutters && git clone --quiet {ADDRESS} template && cd template && "
-UNKNOWN = [
-    Unknown(f"git clone --quiet {ADDRESS} template", "./template", "is a local folder"),
-    Unknown(f"git clone --quiet {ADDRESS} template && cd template && touch new", "./template", "is a local folder"),
-    Unknown(
-        f"git clone -q {ADDRESS} template; git -C template archive --prefix=t/ -o ../a.zip HEAD", "./a.zip", NO_REMOTE
-    ),
-    Unknown(f"{CACHED} touch new", "template", "has changes that are not committed"),
-    Unknown(f"{CACHED} echo >> LICENSE", "template", "has changes that are not committed"),
-    Unknown(f"{CACHED} git commit --quiet --allow-empty -m new", "template", "has commits that are not in its remote"),
-    Unknown(f"{CACHED} git remote remove origin", "template", NO_REMOTE),
-    Unknown(f"{CACHED} rm -rf .git", "template", NO_REMOTE),
-    Unknown(f"{CACHED} rm -rf .git; cd .. && git init --quiet", "template", "is only a part of a git repository"),
+UNTRACKED = [
+    (f"git clone --quiet {ADDRESS} template", "./template", "is a local folder"),
+    (f"git clone -q {ADDRESS} template; git -C template archive --prefix=t/ -o ../a.zip HEAD", "./a.zip", NO_REMOTE),
 ]
 
 
-@pytest.mark.parametrize("unknown", UNKNOWN)
-def test_where_the_origin_cannot_be_known_none_is_recorded_and_one_line_says_why(
-    unknown: Unknown, env: dict[str, str], tmp_path: Path
+@pytest.mark.parametrize(("make", "template", "reason"), UNTRACKED)
+def test_without_an_origin_none_is_recorded_and_one_line_says_why(
+    make: str, template: str, reason: str, env: dict[str, str], tmp_path: Path
 ) -> None:
-    (tmp_path / "home" / ".cookiecutters").mkdir()
-    run("sh", "-ec", unknown.make, cwd=tmp_path, env=env)
-    command = ["cookiecutter", unknown.template, "--no-input", "--output-dir", "out"]
-    told = run(SCRIPTS / command[0], *command[1:], cwd=tmp_path, env=env).stdout.splitlines()
+    run("sh", "-ec", make, cwd=tmp_path, env=env)
+    command = (template, "--no-input", "--output-dir", "out")
+    told = run(SCRIPTS / "cookiecutter", *command, cwd=tmp_path, env=env).stdout.splitlines()
     assert [line for line in told if "its template" in line] == [
-        f"It cannot be updated from its template, which {unknown.reason}. To enable updates, run `cruft link URL` there."
+        f"It cannot be updated from its template, which {reason}. To enable updates, run `cruft link URL` there."
     ]
     assert not (tmp_path / "out" / "task-service" / ".cruft.json").exists()
+
+
+def record_origin(alter: str, env: Mapping[str, str], folder: Path) -> str | None:
+    """What is recorded of a template that cookiecutter has kept, and to which this was done since."""
+    cached = folder / "home" / ".cookiecutters" / "template"
+    cached.parent.mkdir()
+    run("sh", "-ec", f"git clone --quiet {ADDRESS} {cached} && cd {cached} && {alter}", cwd=folder, env=env)
+    (folder / "task-service").mkdir()
+    run_hook("post_gen_project", folder / "task-service", _template="template", _repo_dir=str(cached))
+    recorded = folder / "task-service" / ".cruft.json"
+    return recorded.read_text(encoding="utf-8") if recorded.exists() else None
+
+
+ALTERED = [
+    ("touch new", "has changes that are not committed"),
+    ("echo >> LICENSE", "has changes that are not committed"),
+    ("git -c user.name=- -c user.email=- commit -q --allow-empty -m new", "has commits that are not in its remote"),
+    ("git remote remove origin", NO_REMOTE),
+    ("rm -rf .git", NO_REMOTE),
+    ("rm -rf .git; cd .. && git init --quiet", "is only a part of a git repository"),
+]
+
+
+@pytest.mark.parametrize(("alter", "reason"), ALTERED)
+def test_of_a_template_that_was_altered_no_origin_is_recorded(
+    alter: str, reason: str, env: dict[str, str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert record_origin(alter, env, tmp_path) is None
+    assert f"from its template, which {reason}." in capfd.readouterr().out
 
 
 URL = ADDRESS.removeprefix("https://")
@@ -183,16 +195,14 @@ CREDENTIALS = [
 def test_no_credentials_of_the_template_s_address_are_recorded(
     cloned: str, recorded: str, env: dict[str, str], tmp_path: Path
 ) -> None:
-    (tmp_path / "home" / ".cookiecutters").mkdir()
-    run("sh", "-ec", f"{CACHED} git remote set-url origin '{cloned}'", cwd=tmp_path, env=env)
-    run(SCRIPTS / "cookiecutter", "template", "--no-input", cwd=tmp_path, env=env)
-    origin = (tmp_path / "task-service" / ".cruft.json").read_text(encoding="utf-8")
+    origin = record_origin(f"git remote set-url origin '{cloned}'", env, tmp_path)
+    assert origin
     assert json.loads(origin)["template"] == json.loads(origin)["context"]["cookiecutter"]["_template"] == recorded
     assert "token" not in origin or recorded.startswith("/")
 
 
-def test_it_can_be_linked_later(env: dict[str, str], tmp_path: Path) -> None:
-    project = render(tmp_path / "project", env)
+def test_it_can_be_linked_later(newest: Path, env: dict[str, str], tmp_path: Path) -> None:
+    project = shutil.copytree(newest, tmp_path / "task-service")
     recorded = (project / ".cruft.json").read_bytes()
     (project / ".cruft.json").unlink()
     cruft(project, env, "link", ADDRESS, "--no-input")
@@ -215,11 +225,13 @@ def test_an_update_brings_what_is_new_and_keeps_what_was_changed(
     assert conflicts(updated, env) == []
 
 
-def test_where_one_file_cannot_be_merged_all_others_are(project: Path, env: dict[str, str], tmp_path: Path) -> None:
+def test_where_one_file_cannot_be_merged_all_others_are(
+    project: Path, newest: Path, env: dict[str, str], tmp_path: Path
+) -> None:
     change(project)
     (project / REMOVED[0]).write_text("ours = True\n")
     commit(project, env)
-    newest = render(tmp_path / "newest", env)
+    newest = shutil.copytree(newest, tmp_path / "newest" / project.name)
     change(newest)
     assert re.findall("^app/.*", template_update(project, env, status=2), re.MULTILINE) == [REMOVED[0]]
     reformat(project)
@@ -227,7 +239,7 @@ def test_where_one_file_cannot_be_merged_all_others_are(project: Path, env: dict
 
 
 def test_a_project_in_a_folder_of_a_larger_repository_is_updated_there(
-    project: Path, env: dict[str, str], no_resolver: Path, tmp_path: Path
+    project: Path, newest: Path, env: dict[str, str], no_resolver: Path, tmp_path: Path
 ) -> None:
     inner = tmp_path / "larger" / "services" / "tasks"
     shutil.copytree(project, inner, ignore=shutil.ignore_patterns(".git"))
@@ -235,7 +247,7 @@ def test_a_project_in_a_folder_of_a_larger_repository_is_updated_there(
     run("git", "init", "--quiet", cwd=tmp_path / "larger", env=env)
     commit(tmp_path / "larger", env)
     template_update(inner, env, tools=no_resolver)
-    assert tree(inner) == as_updated(render(tmp_path / "newest", env), project)
+    assert tree(inner) == as_updated(newest, project)
     assert (tmp_path / "larger" / "README.md").read_text() == "Ours.\n"
     assert not (tmp_path / "larger" / ADDED).exists()
 
@@ -253,20 +265,20 @@ def test_what_the_project_takes_for_its_own_is_left_alone(
 
 
 def test_a_folder_that_was_deleted_stays_so_and_gets_no_new_file(
-    project: Path, env: dict[str, str], no_resolver: Path, tmp_path: Path
+    project: Path, newest: Path, env: dict[str, str], no_resolver: Path
 ) -> None:
     shutil.rmtree(project / "deploy")
     commit(project, env)
     template_update(project, env, tools=no_resolver)
-    expected = as_updated(render(tmp_path / "newest", env), project)
+    expected = as_updated(newest, project)
     assert ADDED_TO_DEPLOY in expected
     assert tree(project) == {name: text for name, text in expected.items() if not name.startswith("deploy/")}
 
 
 def test_lines_that_changed_on_both_sides_conflict_and_no_others(
-    project: Path, env: dict[str, str], tmp_path: Path
+    project: Path, newest: Path, env: dict[str, str], tmp_path: Path
 ) -> None:
-    newest = render(tmp_path / "newest", env)
+    newest = shutil.copytree(newest, tmp_path / "newest")
     for each in (project, newest):
         updates.edit(each / "app" / "web" / "probes.py", r'\A""".*"""$', '"""Ours."""')
         updates.edit(each / "app" / "api_keys" / "service.py", "^_KEY = ", "_OUR_KEY = ")
@@ -299,13 +311,12 @@ def test_any_name_is_rendered_and_updated_whatever_the_system_s_encoding(
     assert tree(project) == as_updated(render(tmp_path / "newest", env, **answers, mcp_port="9000"), project)
 
 
-@pytest.mark.parametrize("repository", ["project", "other"])
+@pytest.mark.parametrize("repository", ["project", pytest.param("other", marks=pytest.mark.slow)])
 def test_variables_of_git_do_not_lead_an_update_elsewhere(
-    repository: str, project: Path, env: dict[str, str], no_resolver: Path, tmp_path: Path
+    repository: str, project: Path, newest: Path, env: dict[str, str], no_resolver: Path, tmp_path: Path
 ) -> None:
     """Git sets these in its hooks, and while it rebases."""
-    newest = render(tmp_path / "newest", env)
-    other = {"project": project, "other": render(tmp_path / "other", env)}[repository]
+    other = {"project": project, "other": shutil.copytree(newest, tmp_path / "other")}[repository]
     commits = git(other, env, "log", "--all", "--format=%H")
     git_folder = str(other / ".git")
     misleading = {
@@ -335,7 +346,7 @@ def test_variables_of_git_do_not_lead_to_another_origin(
     variable: str, project: Path, env: dict[str, str], tmp_path: Path
 ) -> None:
     (tmp_path / "home" / ".cookiecutters").mkdir()
-    run("sh", "-ec", f"{CACHED} true", cwd=tmp_path, env=env)
+    run("git", "clone", "--quiet", ADDRESS, tmp_path / "home" / ".cookiecutters" / "template", cwd=tmp_path, env=env)
     git(project, env, "remote", "add", "origin", "https://example.com/other.git")
     elsewhere = str(project / ".git" / ("config" if variable == "GIT_CONFIG" else ""))
     run(SCRIPTS / "cookiecutter", "template", "--no-input", "-o", "out", cwd=tmp_path, env={**env, variable: elsewhere})
@@ -408,7 +419,6 @@ REFUSED: list[tuple[Damage, dict[str, str], str]] = [
     (offline, {}, f"no template answers at {ADDRESS}"),
     (unaltered, {"api_port": "80"}, "api_port '80' must be a whole number from 1024 to 65535"),
     (unaltered, {"databse": "postgres"}, "The template does not ask for databse"),
-    (unaltered, {"project_slug": "Über"}, "project_slug 'Über' must be lower-case letters"),
     (unaltered, {"database": "mysql"}, "the choices are ['sqlite', 'postgres']"),
     (unaltered, {"gpu": "perhaps"}, "perhaps provided for variable gpu could not be converted to a boolean"),
 ]
@@ -481,6 +491,7 @@ def test_every_answer_is_switched() -> None:
         assert switched >= (set(values) if isinstance(values, list) else set())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cycle", SWITCHED)
 def test_answers_that_are_switched_are_as_if_they_had_been_given_first(
     cycle: list[dict[str, object]], env: dict[str, str], tmp_path: Path
@@ -516,6 +527,7 @@ def extended(project: Path, env: dict[str, str]) -> Path:
     return project
 
 
+@pytest.mark.slow
 def test_an_update_leaves_locks_that_fit_and_hold_what_was_added(
     extended: Path, env: dict[str, str], tmp_path: Path
 ) -> None:
@@ -530,6 +542,7 @@ def test_an_update_leaves_locks_that_fit_and_hold_what_was_added(
     assert tree(extended) == before
 
 
+@pytest.mark.slow
 def test_one_command_puts_locks_right_whatever_is_left_in_them(project: Path, env: dict[str, str]) -> None:
     lock(project, env)
     expected = tree(project)
@@ -593,9 +606,8 @@ def repository(project: Path, env: dict[str, str], no_resolver: Path, tmp_path: 
 
 
 def test_what_is_new_in_the_template_is_proposed_once(
-    project: Path, repository: Repository, env: dict[str, str], tmp_path: Path
+    project: Path, newest: Path, repository: Repository, env: dict[str, str], tmp_path: Path
 ) -> None:
-    newest = render(tmp_path / "newest", env)
     before = git(repository.origin, env, "rev-parse", "main")
     repository.run()
     assert repository.calls() == ["pr list", "auth setup-git", "pr create"]

@@ -4,6 +4,7 @@
 """
 
 import re
+import shutil
 from collections.abc import Iterable, Iterator
 from itertools import product
 from pathlib import Path
@@ -126,8 +127,8 @@ def test_a_push_of_anything_else_starts_nothing(ref: str, workflow: actions.Work
 
 
 @pytest.mark.parametrize("event", PUBLISHED)
-def test_the_tags_are_those_of_the_event(event: str, bake: Bake) -> None:
-    project = bake(registry=REGISTRIES["other"])
+def test_the_tags_are_those_of_the_event(event: str, bake: Bake, tmp_path: Path) -> None:
+    project = shutil.copytree(bake(registry=REGISTRIES["other"]), tmp_path / "project")
     workflow = actions.load(project / ".github" / "workflows" / "ci.yml")
     git = ["git", "-c", "user.name=tests", "-c", "user.email=tests@example.com"]
     for command in (["init", "--quiet"], ["commit", "--quiet", "--allow-empty", "--message", "first"]):
@@ -152,7 +153,7 @@ esac
 def test_one_call_saves_and_pushes_the_image_of_this_machine(
     worker: str, suffix: str, bake: Bake, tmp_path: Path
 ) -> None:
-    project = bake(registry=REGISTRIES["other"], gpu=True)
+    project = shutil.copytree(bake(registry=REGISTRIES["other"], gpu=True), tmp_path / "project")
     (tmp_path / "docker").write_text(FAKE_DOCKER)
     (tmp_path / "docker").chmod(0o755)
     env = environment(PATH=f"{tmp_path}:/usr/bin:/bin")

@@ -40,7 +40,7 @@ def translate_driver_errors() -> Iterator[None]:
     """Raise `DatabaseUnavailable` for an outage, and log what the driver says. Any other error passes through."""
     try:
         yield
-    except (DBAPIError, PoolTimeoutError, OSError) as error:
+    except (DBAPIError, PoolTimeoutError, OSError, sqlite3.Error) as error:
         if (reason := outage(error)) is None:
             raise
         logger.warning("database unavailable: %s", reason)

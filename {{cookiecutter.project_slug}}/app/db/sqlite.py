@@ -10,7 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, nullcontext, suppress
+from contextlib import nullcontext, suppress
 from contextvars import copy_context
 from dataclasses import dataclass, field
 from functools import partial
@@ -28,6 +28,8 @@ from app.files import create_private
 
 LOCK_TIMEOUT = 15.0
 """Seconds that a writer waits for the file's lock, which another process may hold."""
+RETRY_LOCK_AFTER = 0.0005
+"""Seconds."""
 READERS = 4
 """Threads for queries: more of them would only contend for the interpreter."""
 CHECK_EVERY = 100_000
@@ -63,11 +65,9 @@ def create_sqlite_engine(url: str, *, pool_size: int = 5) -> Engine:
         connection.isolation_level = None  # the driver sends no BEGIN of its own
         connection.create_function("lower", 1, _lower, deterministic=True)  # SQLite's own knows ASCII alone
         try:
-            with closing(connection.cursor()) as cursor:
-                cursor.execute(f"PRAGMA busy_timeout = {LOCK_TIMEOUT * 1000:.0f}")
-                _use_wal(cursor)
-                cursor.execute("PRAGMA synchronous = FULL")
-                cursor.execute("PRAGMA foreign_keys = ON")
+            _wait_for_lock(connection, "PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = FULL").close()
+            connection.execute("PRAGMA foreign_keys = ON").close()
         except BaseException:
             connection.close()
             raise
@@ -75,14 +75,13 @@ def create_sqlite_engine(url: str, *, pool_size: int = 5) -> Engine:
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
         if not connection.get_execution_options().get("reads_only"):
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
+            _wait_for_lock(_driver_connection(connection), "BEGIN IMMEDIATE")
 
     @event.listens_for(engine, "commit")
     def check(connection: Connection) -> None:
         """A full disk or an interrupt rolls back the whole transaction, and the driver's `commit` would not say so."""
-        raw = connection.connection.driver_connection
-        assert isinstance(raw, sqlite3.Connection)
-        if not raw.in_transaction and not connection.get_execution_options().get("reads_only"):
+        reads_only = connection.get_execution_options().get("reads_only")
+        if not reads_only and not _driver_connection(connection).in_transaction:
             raise sqlite3.OperationalError("the transaction was rolled back")
 
     return engine
@@ -92,17 +91,30 @@ def _lower(value: Any) -> Any:
     return value.lower() if isinstance(value, str) else value
 
 
-def _use_wal(cursor: sqlite3.Cursor) -> None:
-    """Where two processes switch a new file to WAL at once, SQLite refuses one of them, whatever `busy_timeout` says."""
+def _driver_connection(connection: Connection) -> sqlite3.Connection:
+    raw = connection.connection.driver_connection
+    assert isinstance(raw, sqlite3.Connection)
+    return raw
+
+
+def _wait_for_lock(connection: sqlite3.Connection, statement: str) -> None:
+    """Execute a statement that takes the file's lock, for which SQLite's own `busy_timeout` is not enough.
+
+    It sleeps for up to 100 ms between attempts, while the other process commits and begins again: its requests would be
+    answered, and ours wait for half a second. Two processes that switch a new file to WAL it does not wait for at all.
+    """
     deadline = time.monotonic() + LOCK_TIMEOUT
+    connection.execute("PRAGMA busy_timeout = 0").close()
     while True:
         try:
-            cursor.execute("PRAGMA journal_mode = WAL")
-            return
+            connection.execute(statement).close()
+            break
         except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+            is_busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY  # the other bits say what keeps it busy
+            if not is_busy or time.monotonic() > deadline:
                 raise
-            time.sleep(0.01)
+            time.sleep(RETRY_LOCK_AFTER)
+    connection.execute(f"PRAGMA busy_timeout = {LOCK_TIMEOUT * 1000:.0f}").close()
 
 
 def run_on_sqlite[T](url: str, work: Callable[[Connection], T]) -> T:
@@ -125,8 +137,7 @@ class Interruptible:
         """When its turn came, as `time.perf_counter` counts."""
 
     def begin(self, connection: Connection) -> None:
-        raw = connection.connection.driver_connection
-        assert isinstance(raw, sqlite3.Connection)
+        raw = _driver_connection(connection)
         with self._lock:
             self._connection = raw
             self.begun = time.perf_counter()

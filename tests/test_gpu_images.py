@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,7 +10,7 @@ from typing import Any, NamedTuple
 import pytest
 import yaml
 
-from tests.combinations import POSTGRES_PIP_GPU, SQLITE_UV_GPU, SQLITE_VENV_GPU, Combination
+from tests.combinations import POSTGRES_PIP_GPU, SQLITE_UV_GPU, Combination
 from tests.conftest import Bake, only
 from tests.docker import HARDENED, PREFIX, call, docker
 from tests.rendered import ADD_MANY_TASKS, CUDA_CHECK, FIND_DEVICE
@@ -18,8 +19,8 @@ from tests.test_compose import Stack, fill_in, stack, url
 
 pytestmark = pytest.mark.docker
 
-# Each package manager installs CUDA, which does not differ by database.
-RUN_FOR = [SQLITE_UV_GPU, POSTGRES_PIP_GPU, SQLITE_VENV_GPU]
+# uv and pip install CUDA, and pip does so for `venv` as well; it does not differ by database.
+RUN_FOR = [SQLITE_UV_GPU, POSTGRES_PIP_GPU]
 once = only(SQLITE_UV_GPU)
 
 SIZE_LIMIT = 1_300_000_000
@@ -67,11 +68,19 @@ def config(image: str) -> Any:
     return json.loads(docker("image", "inspect", image))[0]
 
 
-@pytest.mark.alone  # a build beside another one of the same steps need not take that one's layers
 @once
-def test_it_is_the_service_s_image_and_one_layer_more(images: Images) -> None:
-    service, worker = (config(image)["RootFS"]["Layers"] for image in (images.service, images.worker))
-    assert worker[:-1] == service
+def test_a_change_of_the_code_changes_the_last_two_layers_alone(images: Images, tmp_path: Path) -> None:
+    """And not those before them with CUDA and other packages, a gigabyte that each push and pull would carry."""
+    folder = shutil.copytree(images.folder, tmp_path / "changed")
+    with (folder / "app" / "worker.py").open("a") as code:
+        code.write("# A change.\n")
+    changed = docker("build", "--quiet", "--build-arg=ENABLE_GPU=true", folder, timeout=300)
+    try:
+        before, after = (config(image)["RootFS"]["Layers"] for image in (images.worker, changed))
+    finally:
+        docker("rmi", changed)
+    assert after[:-2] == before[:-2]
+    assert after[-1] != before[-1]
 
 
 @once

@@ -4,6 +4,7 @@ import io
 import json
 import logging
 import re
+import signal
 import socket
 import uuid
 from collections.abc import Callable, Iterator
@@ -163,7 +164,7 @@ def test_every_line_of_the_service_is_json_with_time_level_and_logger(server: Se
 @pytest.mark.slow
 def test_a_start_says_where_to_go_and_a_stop_says_no_more_than_it_must(tmp_path: Path, database_url: str) -> None:
     with Server(tmp_path, app=GIZMOS_APP, DATABASE_URL=database_url) as server:
-        assert server.stop() == 0
+        assert server.stop(signal.SIGINT) == 0
     where = (
         f"{TITLE} {VERSION} serves REST at {server.url}, documented at {server.url}/docs, and MCP at {server.mcp_url}"
     )
@@ -172,7 +173,7 @@ def test_a_start_says_where_to_go_and_a_stop_says_no_more_than_it_must(tmp_path:
         where,
         "Starting gunicorn N",
         "Booting worker with pid: N",
-        "Handling signal: term",
+        "Handling signal: int",
         "Worker (pid:N) was sent SIGTERM!",
         "Shutting down: Master",
     }

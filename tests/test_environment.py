@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,22 @@ def test_what_users_have_set_for_pip_and_python_changes_nothing(
     printed = run(python, "-c", f"import {package}; print({package}.__file__)", cwd=project, env=env).stdout
     assert str(python.parent.parent) in printed
     assert not (project / "elsewhere").exists()
+
+
+@pytest.mark.parametrize("package_manager", QUESTIONS["package_manager"])
+def test_what_was_installed_for_a_python_that_is_gone_is_installed_anew(
+    package_manager: str, bake: Bake, env: dict[str, str], tmp_path: Path
+) -> None:
+    """As in a development container what was installed outside of it; test_run.py does that."""
+    project = shutil.copytree(bake(package_manager=package_manager), tmp_path / "task-service")
+    environment = project / (".local" if package_manager == "pip" else ".venv")
+    (environment / "bin").mkdir(parents=True)
+    (environment / "installed").touch()
+    for target, is_new in (("/nonexistent/python", True), (sys.executable, False)):
+        (environment / "bin" / "python").unlink(missing_ok=True)
+        (environment / "bin" / "python").symlink_to(target)
+        printed = run("make", "--dry-run", "install", cwd=project, env=env).stdout
+        assert ("--require-hashes" in printed, "Nothing to be done" in printed) == (is_new, not is_new)
 
 
 # Says what it is called with, in place of the project's Python.

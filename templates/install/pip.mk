@@ -6,11 +6,12 @@ export PYTHONUSERBASE := $(CURDIR)/.local
 INSTALL_MORE = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-warn-script-location --user --break-system-packages
 {% endif %}
 
-.PHONY: install
+.PHONY: install anew
 install: .local/installed ## Install what requirements-dev.txt names into .local
 # In a virtual environment there is no user site: this is the Python that the environment was made from.
 .local/installed: BASE = $(shell '$(PYTHON)' -E -c 'import sys; print(sys._base_executable)')
-.local/installed: requirements-dev.txt
+# Made anew where its Python does not run: a development container and its host share this folder.
+.local/installed: requirements-dev.txt $(shell $(BIN)/python --version > /dev/null 2>&1 || echo anew)
 	@[ -n '$(PYTHON)' ] || { echo 'make: needs Python 3.12 or newer' >&2; exit 1; }
 	rm -rf .local
 	'$(BASE)' -m pip install --quiet --disable-pip-version-check --no-compile --no-warn-script-location \

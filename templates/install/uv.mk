@@ -6,9 +6,11 @@ UV := $(or $(shell uv --version > /dev/null 2>&1 && command -v uv),$(BIN)/uv)
 INSTALL_MORE = '$(UV)' pip install --quiet --python $(BIN)/python
 {% endif %}
 
-.PHONY: install
+.PHONY: install anew
 install: .venv/installed ## Install what requirements-dev.txt names into .venv
-.venv/installed: requirements-dev.txt
+# Made anew where its Python does not run: a development container and its host share this folder.
+.venv/installed: requirements-dev.txt $(shell $(BIN)/python --version > /dev/null 2>&1 || echo anew)
+	@$(BIN)/python --version > /dev/null 2>&1 || rm -rf .venv
 ifeq ($(UV),$(BIN)/uv)
 	@[ -n '$(PYTHON)' ] || { echo 'make: needs uv, or Python 3.12 or newer' >&2; exit 1; }
 	[ -x $(BIN)/python ] || '$(PYTHON)' -m venv .venv

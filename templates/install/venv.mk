@@ -4,9 +4,10 @@ BIN := .venv/bin
 INSTALL_MORE = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 {% endif %}
 
-.PHONY: install
+.PHONY: install anew
 install: .venv/installed ## Install what requirements-dev.txt names into .venv
-.venv/installed: requirements-dev.txt
+# Made anew where its Python does not run: a development container and its host share this folder.
+.venv/installed: requirements-dev.txt $(shell $(BIN)/python --version > /dev/null 2>&1 || echo anew)
 	@[ -n '$(PYTHON)' ] || { echo 'make: needs Python 3.12 or newer' >&2; exit 1; }
 	'$(PYTHON)' -m venv --clear .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --require-hashes --requirement $<

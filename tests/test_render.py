@@ -176,15 +176,10 @@ def test_the_dockerfile_passes_hadolint_and_says_why_where_it_does_not_listen(ba
     assert all(re.match(r" # \w+ \w+", reason) for reason in ignored)
 
 
-def test_a_development_container_installs_the_project_and_forwards_both_ports(bake: Bake) -> None:
-    project = bake(api_port=9000, mcp_port=9001)
-    container = json.loads((project / ".devcontainer" / "devcontainer.json").read_text())
+def test_a_development_container_forwards_both_ports(bake: Bake) -> None:
+    container = json.loads((bake(api_port=9000, mcp_port=9001) / ".devcontainer" / "devcontainer.json").read_text())
     assert container["forwardPorts"] == [9000, 9001]
     assert container["portsAttributes"].keys() == {"9000", "9001"}
-    commands = [command for name, command in container.items() if name.endswith("Command")]
-    assert commands == ["make install", "make dev"]
-    for command in commands:
-        run(*command.split(), "--dry-run", cwd=project, env=environment())
 
 
 @pytest.mark.nightly

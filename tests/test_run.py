@@ -9,7 +9,7 @@ import sqlite3
 import subprocess
 import urllib.request
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.error import HTTPError
@@ -28,7 +28,8 @@ from tests.combinations import (
     Combination,
 )
 from tests.conftest import Bake, only
-from tests.rendered import FILL_SQLITE, POOLER_TEST, PROBES, QUICK_TESTS, READ_POSTGRES, WITH_POSTGRES
+from tests.docker import docker
+from tests.rendered import FILL_SQLITE, HEALTHCHECK, POOLER_TEST, PROBES, QUICK_TESTS, READ_POSTGRES, WITH_POSTGRES
 from tests.sandbox import (
     MCP_CALL,
     PACKAGES,
@@ -38,6 +39,7 @@ from tests.sandbox import (
     free_port,
     locked_packages,
     make_path,
+    npm_install,
     program,
     run,
     wait_until,
@@ -378,6 +380,84 @@ def test_rest_and_mcp_work_through_caddy(running: Running, tmp_path: Path) -> No
         server = json.dumps({"url": f"http://127.0.0.1:{port}/mcp", "headers": headers})
         printed = run(service.python, "-c", MCP_CALL, cwd=service.folder, env=service.env, stdin=server).stdout
         assert [each["id"] for each in json.loads(printed)["items"]] == [running.first_task["id"]]
+
+
+# What the commands of a development container need of the image that it names.
+DEVELOPMENT_IMAGE = """
+FROM python:3.12-slim
+RUN apt-get update && apt-get install --yes --no-install-recommends make && rm -r /var/lib/apt/lists
+RUN useradd --create-home --uid=1000 vscode
+LABEL devcontainer.metadata='[{"remoteUser": "vscode"}]'
+"""
+
+
+@contextmanager
+def image_to_develop_in(name: str) -> Iterator[None]:
+    """The image of this name or, where its registry is out of reach, one that stands in for it."""
+    is_there = subprocess.run(["docker", "image", "inspect", name], capture_output=True, check=False).returncode == 0
+    if not is_there:
+        pull = subprocess.run(["docker", "pull", "--quiet", name], capture_output=True, text=True, check=False)
+        assert "manifest unknown" not in pull.stderr
+        is_there = pull.returncode == 0
+    if not is_there:
+        docker("build", f"--tag={name}", "-", stdin=DEVELOPMENT_IMAGE, timeout=300)
+    try:
+        yield
+    finally:
+        if not is_there:
+            docker("image", "rm", name)
+
+
+@contextmanager
+def remove_development_container(project: Path) -> Iterator[None]:
+    """With the image that is made for its user."""
+    try:
+        yield
+    finally:
+        label = f"--filter=label=devcontainer.local_folder={project}"
+        for line in docker("ps", "--all", "--no-trunc", "--format={{.ID}} {{.Image}}", label).splitlines():
+            container, image = line.split()
+            docker("rm", "--force", "--volumes", container)
+            if image.startswith("vsc-"):
+                docker("image", "rm", image)
+
+
+@slow
+@pytest.mark.docker
+@once
+def test_a_development_container_opens_installed_and_serves_on_the_ports_that_it_forwards(
+    baked: Path, tmp_path: Path
+) -> None:
+    """Installed on this machine before, for a Python that the container has not. What forwards a port is the editor:
+    it connects inside the container, as this does."""
+    project = shutil.copytree(baked, tmp_path / "task-service")
+    (project / ".venv" / "bin").mkdir(parents=True)
+    (project / ".venv" / "bin" / "python").symlink_to("/nonexistent/python")
+    (project / ".venv" / "installed").touch()
+    if os.getuid() == 0:  # to anybody else's id, that of the container's user is changed
+        run("chown", "--recursive", "1000:1000", project, cwd=tmp_path, env=environment())
+    configuration = json.loads((project / ".devcontainer" / "devcontainer.json").read_text())
+    python = configuration["customizations"]["vscode"]["settings"]["python.defaultInterpreterPath"]
+    env = npm_install(tmp_path / "node", "@devcontainers/cli@0.89.0")
+    where = f"--workspace-folder={project}"
+    log = tmp_path / "log"
+    with image_to_develop_in(configuration["image"]), remove_development_container(project), log.open("w") as output:
+        up = ["devcontainer", "up", "--skip-non-blocking-commands", where]
+        opened = json.loads(run(*up, cwd=project, env=env, timeout=300).stdout)
+        inside = ["docker", "exec", f"--user={opened['remoteUser']}", f"--workdir={opened['remoteWorkspaceFolder']}"]
+        inside += [opened["containerId"], python]
+        run(*inside, "-m", "mypy", "--version", cwd=project, env=env)
+        attach = ["devcontainer", "run-user-commands", where]
+        with subprocess.Popen(attach, cwd=project, env=env, stdout=output, stderr=output) as attached:
+            try:
+                check = [*inside, *HEALTHCHECK[1:3], *map(str, configuration["forwardPorts"])]
+                wait_until(
+                    lambda: subprocess.run(check, capture_output=True, check=False).returncode == 0,
+                    timeout=120,
+                    what=log.read_text,
+                )
+            finally:
+                attached.terminate()
 
 
 PROMETHEUS = """

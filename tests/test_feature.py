@@ -15,7 +15,7 @@ import pytest
 from markdown_it import MarkdownIt
 
 from tests import updates
-from tests.combinations import EACH_DATABASE, Combination
+from tests.combinations import EACH_DATABASE, SQLITE_UV, Combination
 from tests.conftest import Bake, only
 from tests.sandbox import environment, free_port, run, wait_until
 
@@ -134,7 +134,7 @@ def post(url: str, key: str, body: Mapping[str, object]) -> Any:
 
 
 @pytest.mark.slow
-@only(*EACH_DATABASE)
+@only(SQLITE_UV)
 def test_an_update_of_every_file_of_the_platform_merges(
     library: Project, github_of_features: Path, tmp_path: Path
 ) -> None:

@@ -382,7 +382,7 @@ with httpx2.Client(headers={"X-API-Key": key}, verify=False) as client:
 
 
 @pytest.mark.alone
-@each_database
+@once
 def test_under_attack_others_are_served_and_its_memory_stays_within_the_limit(
     project: Project, options: list[str]
 ) -> None:

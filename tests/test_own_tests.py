@@ -15,6 +15,11 @@ from tests.docker import HARDENED, build, call, container, docker
 
 pytestmark = pytest.mark.docker
 
+QUICK = ["-m", "not slow and not gpu"]
+SLOW = ["-m", "slow and not gpu"]
+"""Those with deadlines."""
+NEWER_PYTHON = "--build-arg=PYTHON_VERSION=3.13"
+
 
 def run_tests_inside(image: str, *options: str) -> None:
     """Without coverage, which takes time, and with files in memory, as builds keep the disk busy."""
@@ -26,21 +31,31 @@ def run_tests_inside(image: str, *options: str) -> None:
     assert [reason for reason in skipped if "pgbouncer" not in reason] == []  # with which test_run.py runs that test
 
 
+@only(POSTGRES_PIP_GPU)
+def test_the_quick_ones_pass_on_postgresql_with_jobs(bake: Bake, combination: Combination) -> None:
+    run_tests_inside(build(bake(**combination._asdict()), "ci"), *QUICK)
+
+
 @pytest.mark.alone
 @only(POSTGRES_PIP_GPU)
-def test_they_pass_on_postgresql_with_jobs(bake: Bake, combination: Combination) -> None:
-    run_tests_inside(build(bake(**combination._asdict()), "ci"))
+def test_the_slow_ones_pass_on_postgresql_with_jobs(bake: Bake, combination: Combination) -> None:
+    run_tests_inside(build(bake(**combination._asdict()), "ci"), *SLOW)
+
+
+@only(SQLITE_VENV)
+def test_the_quick_ones_pass_on_a_newer_python(bake: Bake, combination: Combination) -> None:
+    run_tests_inside(build(bake(**combination._asdict()), "ci", NEWER_PYTHON), *QUICK)
 
 
 @pytest.mark.alone
 @only(SQLITE_VENV)
-def test_they_pass_on_a_newer_python(bake: Bake, combination: Combination) -> None:
-    run_tests_inside(build(bake(**combination._asdict()), "ci", "--build-arg=PYTHON_VERSION=3.13"))
+def test_the_slow_ones_pass_on_a_newer_python(bake: Bake, combination: Combination) -> None:
+    run_tests_inside(build(bake(**combination._asdict()), "ci", NEWER_PYTHON), *SLOW)
 
 
 @only(SQLITE_UV)
 def test_the_quick_ones_pass_after_changes_and_an_update(updated: Path) -> None:
-    run_tests_inside(build(updated, "ci"), "-m", "not slow")
+    run_tests_inside(build(updated, "ci"), *QUICK)
 
 
 @only(SQLITE_UV)

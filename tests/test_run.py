@@ -206,8 +206,16 @@ def test_a_lock_that_does_not_fit_is_not_committed_but_mended(staged: Service) -
 
 
 @slow
+@only(SQLITE_UV_GPU, POSTGRES_UV)
 def test_its_quick_tests_pass(installed: Service) -> None:
+    """On SQLite without jobs they pass in an image: see test_own_tests.py."""
     assert " passed" in installed.make(*QUICK_TESTS)
+
+
+@slow
+@only(SQLITE_PIP, SQLITE_VENV)
+def test_pytest_runs_whichever_package_manager_installed_it(installed: Service) -> None:
+    assert " passed" in installed.make(*QUICK_TESTS, "ARGS=tests/test_problems.py")
 
 
 @slow

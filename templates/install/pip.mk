@@ -1,5 +1,5 @@
-# pip, into .local: a user site of this project's own. There it is in nobody's way, so that a Python which the system
-# manages may be told to allow it. pip removes nothing, so that a lock which changed gets a new site.
+# pip installs into .local, a user site of this project's own, so --break-system-packages breaks nothing. pip does not remove packages,
+# so a changed lock file gets a new user site.
 BIN := .local/bin
 export PYTHONUSERBASE := $(CURDIR)/.local
 {% if cookiecutter.gpu %}
@@ -7,10 +7,10 @@ INSTALL_MORE = $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 {% endif %}
 
 .PHONY: install anew
-install: .local/installed ## Install what requirements-dev.txt names into .local
-# In a virtual environment there is no user site: this is the Python that the environment was made from.
+install: .local/installed ## Install requirements-dev.txt into .local
+# A virtual environment has no user site, so use the Python that it was created from.
 .local/installed: BASE = $(shell '$(PYTHON)' -E -c 'import sys; print(sys._base_executable)')
-# Made anew where its Python does not run: a development container and its host share this folder.
+# Created again if its Python does not run: a development container and its host share this directory.
 .local/installed: requirements-dev.txt $(shell $(BIN)/python --version > /dev/null 2>&1 || echo anew)
 	@[ -n '$(PYTHON)' ] || { echo 'make: needs Python 3.12 or newer' >&2; exit 1; }
 	rm -rf .local

@@ -1,14 +1,14 @@
-# uv, into .venv. Where the machine has none, pip first installs the one that requirements-dev.txt names.
+# uv installs into .venv. If the machine has no uv, pip first installs the one in requirements-dev.txt.
 BIN := .venv/bin
-# That of PATH, if it runs: a shim of pyenv or asdf may lead nowhere.
+# The one on PATH, if it runs: a shim of pyenv or asdf may not.
 UV := $(or $(shell uv --version > /dev/null 2>&1 && command -v uv),$(BIN)/uv)
 {% if cookiecutter.gpu %}
 INSTALL_MORE = '$(UV)' pip install --quiet --python $(BIN)/python
 {% endif %}
 
 .PHONY: install anew
-install: .venv/installed ## Install what requirements-dev.txt names into .venv
-# Made anew where its Python does not run: a development container and its host share this folder.
+install: .venv/installed ## Install requirements-dev.txt into .venv
+# Created again if its Python does not run: a development container and its host share this directory.
 .venv/installed: requirements-dev.txt $(shell $(BIN)/python --version > /dev/null 2>&1 || echo anew)
 	@$(BIN)/python --version > /dev/null 2>&1 || rm -rf .venv
 ifeq ($(UV),$(BIN)/uv)

@@ -1,7 +1,7 @@
 #!/bin/sh
-# Saves the database of the stack of compose.prod.yaml into a folder, and deletes what is there for longer than 14 days:
+# Saves the database of the compose.prod.yaml stack to a directory, and deletes backups older than 14 days:
 #   sh deploy/backup.sh FOLDER [DAYS]
-# Each night by systemd/{{ cookiecutter.project_slug }}-backup.timer, or by cron. Copy the folder to another machine; docs/operate.md restores from it.
+# systemd/{{ cookiecutter.project_slug }}-backup.timer or cron runs it every night. Copy the directory to another machine. docs/operate.md explains how to restore.
 set -eu
 umask 077
 folder=$1
@@ -14,5 +14,5 @@ docker compose --file "$(dirname "$0")/../compose.prod.yaml" exec -T database \
 {% else %}
 docker compose --file "$(dirname "$0")/../compose.prod.yaml" exec -T api python -m app.db.backup save > "$file.part"
 {% endif %}
-mv "$file.part" "$file" # not before it is whole; and where it failed, the old ones stay
+mv "$file.part" "$file" # only once it is complete; if it failed, the old backups are kept
 find "$folder" -type f -name '*.backup*' -mtime "+$days" -delete

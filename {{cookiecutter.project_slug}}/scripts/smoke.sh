@@ -1,5 +1,5 @@
 #!/bin/sh
-# Starts an image as production does, and calls it as its users do: health, REST and MCP. `make smoke` says which image.
+# Starts an image as in production and calls it as users do: health, REST and MCP. `make smoke` passes the image.
 # shellcheck disable=SC2086 # what `docker run` takes is several words in one variable
 set -eu
 

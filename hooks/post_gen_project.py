@@ -1,4 +1,4 @@
-"""Tidies the rendered project, records for cruft where it came from, and says how to go on."""
+"""Tidies the rendered project, records its origin for cruft, and prints the next steps."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def prune(folder: str) -> None:
 def record_origin() -> str | None:
     """Write the .cruft.json that `cruft create` would have written, or say what of the template rules that out."""
     if CONTEXT["_repo_dir"] == CONTEXT["_template"]:
-        return "is a local folder"
+        return "is a local directory"
     from pathlib import Path
     from subprocess import CalledProcessError
 
@@ -46,9 +46,9 @@ def record_origin() -> str | None:
             return "is only a part of a git repository"
         url = without_credentials(git("config", "remote.origin.url"))
         if git("status", "--porcelain", "--untracked-files"):
-            return "has changes that are not committed"
+            return "has uncommitted changes"
         if git("rev-list", "HEAD", "--not", "--remotes", "--tags"):
-            return "has commits that are not in its remote"
+            return "has commits that were not pushed"
         commit = git("rev-parse", "HEAD")
     except (OSError, CalledProcessError):
         return "is not a git repository with a remote"
@@ -92,12 +92,12 @@ def main() -> None:
     if "_repo_dir" not in CONTEXT:  # cruft, which renders twice for an update, in folders that do not last
         return
     obstacle = record_origin()
-    print(f"\n{CONTEXT['project_name']} is rendered. Next, and README.md has the rest:")
+    print(f"\n{CONTEXT['project_name']} is ready. Next steps, with more in README.md:")
     print(f"  cd {shlex.quote(project)}")
     print("  make dev")
     if obstacle:
         print(
-            f"It cannot be updated from its template, which {obstacle}. To enable updates, run `cruft link URL` there."
+            f"`make template-update` will not work, because the template {obstacle}. To enable updates, run `cruft link URL` in the project."
         )
 
 

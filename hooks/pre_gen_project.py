@@ -1,6 +1,6 @@
-"""Refuses bad answers before anything is written: all faults at once, then a command that keeps the good answers.
+"""Rejects bad answers before anything is written: lists every problem, and prints a command that keeps the good answers.
 
-It also refuses a cookiecutter that is too old, and to write over files that are not committed.
+It also rejects a cookiecutter that is too old, and refuses to overwrite uncommitted files.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ EXAMPLES = {
 }
 
 TOO_OLD = """
-cookiecutter {version} is too old for this template, which needs {oldest} or newer. To upgrade it, run
-`pip install --upgrade cookiecutter`, or `pipx upgrade cookiecutter` if pipx installed it.
+cookiecutter {version} is too old for this template, which needs {oldest} or newer. To upgrade, run
+`pip install --upgrade cookiecutter` or, if you installed it with pipx, `pipx upgrade cookiecutter`.
 
-Nothing was written. The traceback below can be ignored.
+Nothing was written. You can ignore the traceback below.
 """
 
 # Older ones do not find what a file includes from templates/.
@@ -50,13 +50,13 @@ These answers cannot be used:
 Nothing was written. To try again with the good answers:
   {command}
 
-The traceback below can be ignored.
+You can ignore the traceback below.
 """
 
 OVERWRITING = """
-{folder} holds files that are not committed: commit them there first, or render elsewhere.
+{folder} contains uncommitted files, which would be overwritten. Commit them first, or render into another directory.
 
-Nothing was written. The traceback below can be ignored.
+Nothing was written. You can ignore the traceback below.
 """
 
 # cruft renders the answers once more when it replays them, and would run what stands in these.
@@ -74,10 +74,16 @@ DEPENDENCIES = """
 
 RESERVED_NAMES = {
     "a package that the service depends on": DEPENDENCIES.split(),
-    "a device of Windows": ["con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(10))],
-    "a host that the service calls": ["database", "localhost", "valkey"],
-    "a database that PostgreSQL makes itself": ["template0", "template1"],
-    "the user who may do everything": ["root"],
+    "a Windows device name": [
+        "con",
+        "prn",
+        "aux",
+        "nul",
+        *(f"{port}{n}" for port in ("com", "lpt") for n in range(10)),
+    ],
+    "a host name that the service uses": ["database", "localhost", "valkey"],
+    "a database that PostgreSQL creates itself": ["template0", "template1"],
+    "the superuser": ["root"],
 }
 
 LABEL = "[a-z0-9]([a-z0-9-]*[a-z0-9])?"
@@ -94,11 +100,11 @@ def text_faults(value: str, longest: int) -> list[str]:
     if len(value) > longest:
         faults.append(f"must have at most {longest} characters")
     if value != value.strip():
-        faults.append("must neither begin nor end with a blank")
+        faults.append("must not start or end with a space")
     if any(is_control(character) for character in value):
         faults.append("must be one line without control characters")
     if any(code in value for code in TEMPLATE_CODE):
-        faults.append(f"must hold none of {' '.join(TEMPLATE_CODE)}")
+        faults.append(f"must not contain {' or '.join(TEMPLATE_CODE)}")
     return faults
 
 
@@ -114,7 +120,7 @@ def is_control(character: str) -> bool:
 def slug_faults(value: str) -> list[str]:
     faults = [f"must not be {what}" for what, names in RESERVED_NAMES.items() if value in names]
     if not re.fullmatch("[a-z][a-z0-9]*(-[a-z0-9]+)*", value):
-        faults.append("must be lower-case letters, digits and single hyphens, beginning with a letter")
+        faults.append("must be lower-case letters, digits and single hyphens, starting with a letter")
     if len(value) > 50:
         faults.append("must have at most 50 characters")
     return faults
@@ -125,9 +131,9 @@ def registry_faults(value: str) -> list[str]:
     if not match or len(value) > 200 or int(match["port"] or 1) > 65535:
         return ["must be host[:port]/namespace in lower case, without https:// and without a final slash"]
     if re.search(r"\becr\b.*\.amazonaws\.com", match["host"]) and not re.fullmatch(ECR_HOST, match["host"]):
-        return ["must name the account and the region of Amazon ECR, as ACCOUNT.dkr.ecr.REGION.amazonaws.com"]
+        return ["must include the account and the region of Amazon ECR: ACCOUNT.dkr.ecr.REGION.amazonaws.com"]
     if match["host"] == "docker.io" and match["namespace"].count("/") > 1:
-        return ["must have one name after docker.io/"]
+        return ["must have exactly one name after docker.io/"]
     return []
 
 

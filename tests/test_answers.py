@@ -29,17 +29,17 @@ PORTS = ["api_port", "mcp_port"]
 
 BAD_ANSWERS = [
     *((question, value, "must not be empty") for question in TEXT for value in ("", " ", "\u00a0")),
-    *((question, f"a {code} b", "must hold none of {% {# {{") for question in TEXT for code in ("{{", "{%", "{#")),
+    *((question, f"a {code} b", "must not contain {% or {# or {{") for question in TEXT for code in ("{{", "{%", "{#")),
     *(
         (question, f"a{character}b", "must be one line without control characters")
         for question in TEXT
         for character in "\n\r\t\0\x1b\x7f\x85\u2028\u2029\u202e\u2066\ufffe\U0001ffff\udc80"
     ),
-    *((question, value, "must neither begin nor end with a blank") for question in TEXT for value in (" a", "a ")),
+    *((question, value, "must not start or end with a space") for question in TEXT for value in (" a", "a ")),
     ("project_name", "x" * 51, "must have at most 50 characters"),
     ("description", "x" * 301, "must have at most 300 characters"),
     *(
-        ("project_slug", value, "must be lower-case letters, digits and single hyphens, beginning with a letter")
+        ("project_slug", value, "must be lower-case letters, digits and single hyphens, starting with a letter")
         for value in (
             "",
             "Tasks",
@@ -57,11 +57,11 @@ BAD_ANSWERS = [
         )
     ),
     ("project_slug", "a" * 51, "must have at most 50 characters"),
-    *(("project_slug", value, "must not be a host that the service calls") for value in ("database", "valkey")),
-    ("project_slug", "template1", "must not be a database that PostgreSQL makes itself"),
-    ("project_slug", "root", "must not be the user who may do everything"),
+    *(("project_slug", value, "must not be a host name that the service uses") for value in ("database", "valkey")),
+    ("project_slug", "template1", "must not be a database that PostgreSQL creates itself"),
+    ("project_slug", "root", "must not be the superuser"),
     *(("project_slug", value, "must not be a package that the service depends on") for value in ("mcp", "pytest-cov")),
-    *(("project_slug", value, "must not be a device of Windows") for value in ("con", "lpt1")),
+    *(("project_slug", value, "must not be a Windows device name") for value in ("con", "lpt1")),
     *(
         ("registry", value, "must be host[:port]/namespace in lower case")
         for value in (
@@ -73,7 +73,7 @@ BAD_ANSWERS = [
         )
     ),
     *(
-        ("registry", f"{host}/team", "must name the account and the region of Amazon ECR")
+        ("registry", f"{host}/team", "must include the account and the region of Amazon ECR")
         for host in (
             "team.dkr.ecr.amazonaws.com",
             "dkr.ecr.eu-central-1.amazonaws.com",
@@ -84,7 +84,7 @@ BAD_ANSWERS = [
             "ecr.eu-central-1.amazonaws.com",
         )
     ),
-    ("registry", "docker.io/your-name/more", "must have one name after docker.io/"),
+    ("registry", "docker.io/your-name/more", "must have exactly one name after docker.io/"),
     *(
         (question, value, "must be a whole number from 1024 to 65535")
         for question in PORTS
@@ -437,8 +437,9 @@ def test_after_rendering_empty_folders_are_gone_and_the_next_steps_are_told(
     told = capfd.readouterr().out
     assert told.splitlines() == [
         "",
-        'It\'s "{x}" \\ 🚀 is rendered. Next, and README.md has the rest:',
+        'It\'s "{x}" \\ 🚀 is ready. Next steps, with more in README.md:',
         f"  cd {tmp_path}",
         "  make dev",
-        "It cannot be updated from its template, which is a local folder. To enable updates, run `cruft link URL` there.",
+        "`make template-update` will not work, because the template is a local directory. "
+        "To enable updates, run `cruft link URL` in the project.",
     ]

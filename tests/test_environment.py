@@ -161,4 +161,4 @@ def test_the_git_hook_overwrites_no_other_and_says_what_to_add(
 
 def test_no_git_hook_is_installed_outside_a_repository(project: Path, env: dict[str, str]) -> None:
     env["GIT_CEILING_DIRECTORIES"] = str(project.parent)
-    assert "Make it one with: git init" in run("make", "git-hook", cwd=project, env=env, status=2).stderr
+    assert "Create one with: git init" in run("make", "git-hook", cwd=project, env=env, status=2).stderr

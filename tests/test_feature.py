@@ -178,25 +178,25 @@ def project(rendered: Path, tmp_path: Path) -> Path:
 
 
 REFUSED_NAMES = [
-    (["class"], "NAME=class is a word of Python's own."),
-    (["none"], "NAME=none makes a class None"),
-    (["Book"], "NAME=Book is no name"),
-    (["two words"], "NAME=two words is no name"),
-    (["../book"], "NAME=../book is no name"),
-    (["b" * 41], "is no name"),
-    (["book", "--plural", "import"], "PLURAL=import is a word of Python's own."),
-    (["book", "--plural", "Books"], "PLURAL=Books is no name"),
-    (["book", "--title", 'a "book"'], 'TITLE=a "book" is no title'),
-    (["web"], "there is app/web."),
-    (["db"], "there is app/db."),
-    (["setting"], "there is app/settings.py."),
-    (["jobs"], "there is app/jobs."),
-    (["task"], "there is app/tasks."),
-    (["book", "--plural", "tasks"], "there is app/tasks."),
-    (["text"], "makes a class Text, which every feature uses already."),
-    (["metric"], "the service answers at /metrics already."),
-    (["job_item"], "PLURAL=job_items is in use: there is a table of this name."),
-    ([""], "which one? Such as: make feature NAME=book"),
+    (["class"], "NAME=class is a reserved word in Python."),
+    (["none"], "NAME=none would create a class None"),
+    (["Book"], "NAME=Book is not a valid name"),
+    (["two words"], "NAME=two words is not a valid name"),
+    (["../book"], "NAME=../book is not a valid name"),
+    (["b" * 41], "is not a valid name"),
+    (["book", "--plural", "import"], "PLURAL=import is a reserved word in Python."),
+    (["book", "--plural", "Books"], "PLURAL=Books is not a valid name"),
+    (["book", "--title", 'a "book"'], 'TITLE=a "book" is not a valid title'),
+    (["web"], "the name is taken: app/web exists already."),
+    (["db"], "app/db exists"),
+    (["setting"], "app/settings.py exists"),
+    (["jobs"], "app/jobs exists"),
+    (["task"], "app/tasks exists"),
+    (["book", "--plural", "tasks"], "app/tasks exists"),
+    (["text"], "would create a class Text, but every feature already imports another Text."),
+    (["metric"], "the service already has the path /metrics."),
+    (["job_item"], "PLURAL=job_items is taken: there is already a table with this name."),
+    ([""], "NAME is missing. For example: make feature NAME=book"),
 ]
 
 
@@ -246,13 +246,13 @@ def unaltered(project: Path) -> None:
     """The fault is in what is asked for."""
 
 
-NOT_COMMITTED = "there are changes that are not committed"
+NOT_COMMITTED = "there are uncommitted changes"
 REFUSED: list[tuple[list[Callable[[Path], None]], str, str]] = [
-    ([with_another_list], "add book", "app/features.py does not return a list of features any more"),
-    ([with_features_changed], "add book", "app/features.py has changes that are not committed"),
+    ([with_another_list], "add book", "app/features.py no longer contains"),
+    ([with_features_changed], "add book", "app/features.py has uncommitted changes"),
     ([unaltered], "remove task", "make remove-feature NAME=duplicates"),
     ([unaltered], "remove jobs", "make remove-feature NAME=duplicates"),
-    ([unaltered], "remove web", "there is no feature web. app/features.py has: duplicates, jobs, tasks."),
+    ([unaltered], "remove web", "there is no feature web. app/features.py lists: duplicates, jobs, tasks."),
     ([unaltered], "remove book", "there is no feature book."),
     ([without_duplicates, with_a_new_file], "remove task", NOT_COMMITTED),
     ([without_duplicates, with_its_migration_changed], "remove tasks", NOT_COMMITTED),

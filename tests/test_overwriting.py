@@ -84,7 +84,7 @@ def test_files_that_git_could_not_bring_back_are_not_overwritten(
     damage(project, env)
     before = tree(project)
     refusal = run(*OVER, *skip, cwd=project.parent, env=env, status=1).stderr
-    assert f"{project} holds files that are not committed" in refusal
+    assert f"{project} contains uncommitted files" in refusal
     assert tree(project) == before
 
 

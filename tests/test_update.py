@@ -130,7 +130,7 @@ def test_what_cookiecutter_rendered_can_be_checked_compared_and_updated_at_once(
 
 NO_REMOTE = "is not a git repository with a remote"
 UNTRACKED = [
-    (f"git clone --quiet {ADDRESS} template", "./template", "is a local folder"),
+    (f"git clone --quiet {ADDRESS} template", "./template", "is a local directory"),
     (f"git clone -q {ADDRESS} template; git -C template archive --prefix=t/ -o ../a.zip HEAD", "./a.zip", NO_REMOTE),
 ]
 
@@ -142,8 +142,9 @@ def test_without_an_origin_none_is_recorded_and_one_line_says_why(
     run("sh", "-ec", make, cwd=tmp_path, env=env)
     command = (template, "--no-input", "--output-dir", "out")
     told = run(SCRIPTS / "cookiecutter", *command, cwd=tmp_path, env=env).stdout.splitlines()
-    assert [line for line in told if "its template" in line] == [
-        f"It cannot be updated from its template, which {reason}. To enable updates, run `cruft link URL` there."
+    assert [line for line in told if "because the template" in line] == [
+        f"`make template-update` will not work, because the template {reason}. "
+        "To enable updates, run `cruft link URL` in the project."
     ]
     assert not (tmp_path / "out" / "task-service" / ".cruft.json").exists()
 
@@ -160,9 +161,9 @@ def record_origin(alter: str, env: Mapping[str, str], folder: Path) -> str | Non
 
 
 ALTERED = [
-    ("touch new", "has changes that are not committed"),
-    ("echo >> LICENSE", "has changes that are not committed"),
-    ("git -c user.name=- -c user.email=- commit -q --allow-empty -m new", "has commits that are not in its remote"),
+    ("touch new", "has uncommitted changes"),
+    ("echo >> LICENSE", "has uncommitted changes"),
+    ("git -c user.name=- -c user.email=- commit -q --allow-empty -m new", "has commits that were not pushed"),
     ("git remote remove origin", NO_REMOTE),
     ("rm -rf .git", NO_REMOTE),
     ("rm -rf .git; cd .. && git init --quiet", "is only a part of a git repository"),
@@ -174,7 +175,7 @@ def test_of_a_template_that_was_altered_no_origin_is_recorded(
     alter: str, reason: str, env: dict[str, str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert record_origin(alter, env, tmp_path) is None
-    assert f"from its template, which {reason}." in capfd.readouterr().out
+    assert f"because the template {reason}." in capfd.readouterr().out
 
 
 URL = ADDRESS.removeprefix("https://")
@@ -409,16 +410,16 @@ def shallow(project: Path, env: dict[str, str]) -> None:
 
 REFUSED: list[tuple[Damage, dict[str, str], str]] = [
     (shallow, {}, "Run `git fetch --unshallow` first."),
-    (changed, {}, "there are changes that are not committed"),
-    (with_a_new_file, {}, "there are changes that are not committed"),
-    (with_an_ignored_file_in_the_way, {}, f"Move these away: {ADDED}"),
+    (changed, {}, "there are uncommitted changes"),
+    (with_a_new_file, {}, "there are uncommitted changes"),
+    (with_an_ignored_file_in_the_way, {}, f"Move them away first: {ADDED}"),
     (outside_git, {}, "this is not a git repository"),
-    (without_its_record, {}, "there is no .cruft.json"),
+    (without_its_record, {}, ".cruft.json is missing"),
     (in_another_encoding, {}, ".cruft.json cannot be read: 'utf-8' codec can't decode byte 0xf6"),
-    (moved, {}, "no template answers at https://github.com/your-org/moved.git"),
-    (offline, {}, f"no template answers at {ADDRESS}"),
+    (moved, {}, "the template at https://github.com/your-org/moved.git cannot be reached"),
+    (offline, {}, f"the template at {ADDRESS} cannot be reached"),
     (unaltered, {"api_port": "80"}, "api_port '80' must be a whole number from 1024 to 65535"),
-    (unaltered, {"databse": "postgres"}, "The template does not ask for databse"),
+    (unaltered, {"databse": "postgres"}, "the template has no question databse"),
     (unaltered, {"database": "mysql"}, "the choices are ['sqlite', 'postgres']"),
     (unaltered, {"gpu": "perhaps"}, "perhaps provided for variable gpu could not be converted to a boolean"),
 ]

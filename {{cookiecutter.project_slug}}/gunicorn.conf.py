@@ -48,7 +48,7 @@ class Worker(UvicornWorker):  # type: ignore[misc]
         """End without a master, which could not stop this worker any more: a new service could not have its ports."""
         await super().callback_notify()
         if os.getppid() != self.ppid:
-            self.log.error("The master has ended, so worker %s ends as well", self.pid)
+            self.log.error("The master process is gone, so worker %s is stopping", self.pid)
             os.kill(self.pid, signal.SIGTERM)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:

@@ -9,7 +9,7 @@ from app.settings import load_settings
 def main() -> None:
     argparse.ArgumentParser(
         prog="python -m app",
-        description="Serve REST and MCP. .env.example explains the settings; gunicorn.conf.py says how they are served.",
+        description="Serve the REST API and the MCP server. For the settings, see .env.example; for the server, gunicorn.conf.py.",
     ).parse_args()
     settings = load_settings()
     # What gunicorn and uvicorn would read from the environment by themselves: an empty value ends them with a traceback.

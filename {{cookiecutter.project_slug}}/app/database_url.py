@@ -51,7 +51,7 @@ def parse_url(url: str) -> URL:
     except (ArgumentError, ValueError):
         hosts = url.partition("://")[2].partition("/")[0].rpartition("@")[2]
         if "," in hosts:
-            raise ValueError("names several hosts: name the one that writes, or a proxy before them") from None
+            raise ValueError("lists several hosts: use only the one that accepts writes, or a proxy") from None
         raise ValueError(f"is not a database URL: {HINT}") from None
     kind = parsed.drivername.partition("+")[0]
     if kind in ("postgresql", "postgres"):
@@ -61,7 +61,7 @@ def parse_url(url: str) -> URL:
     if not parsed.database or parsed.database.startswith((":memory:", "file:")):
         raise ValueError("must name a file, because several processes share it: sqlite:///path/to/file.db")
     if parsed.query:
-        raise ValueError(f"takes no parameter for SQLite: {', '.join(parsed.query)}")
+        raise ValueError(f"must not have parameters for SQLite: {', '.join(parsed.query)}")
     return parsed.set(drivername="sqlite")
 
 
@@ -86,5 +86,5 @@ def _with_parameters(url: URL) -> URL:
         elif name in PARAMETERS:
             query[name] = value
         elif name not in IGNORED:
-            raise ValueError(f"has the parameter {name}, which is unknown. Known are: {', '.join(sorted(PARAMETERS))}")
+            raise ValueError(f"has the unknown parameter {name}. Known parameters are: {', '.join(sorted(PARAMETERS))}")
     return url.set(query=query)

@@ -30,7 +30,7 @@ DESCRIPTION: str = PROJECT["description"]
 
 DEFAULT_DATABASE_URL = "{{ cookiecutter.__database_url }}"
 DEVELOPMENT_SECRET = "development-only-secret-never-use-it-in-production"
-MAKE_SECRET = "make one with `openssl rand -hex 32`"
+MAKE_SECRET = "create one with `openssl rand -hex 32`"
 
 _HOST_NAME = re.compile(r"[a-z0-9_.-]+|\[[0-9a-f:]+\]")
 _ORIGIN = re.compile(r"https?://([a-z0-9.-]+|\[([0-9a-f:.]+)\])(:[0-9]{1,5})?")
@@ -134,7 +134,7 @@ class Settings(BaseSettings):
             socket.create_server((value, 0), family=family).close()
         except OSError as error:
             reason = str(error.strerror).partition(" (while")[0]
-            raise ValueError(f"{value!r} is no address of this machine to listen on: {reason}") from None
+            raise ValueError(f"{value!r} is not an address of this machine: {reason}") from None
         return value
 
     @field_validator("mcp_port")
@@ -151,10 +151,10 @@ class Settings(BaseSettings):
             return None
         url = value.get_secret_value()
         if _in_production(info) and url == DEFAULT_DATABASE_URL and not is_sqlite(url):
-            raise ValueError("required in production, such as postgresql://user:password@host:5432/name")
+            raise ValueError("required in production, for example postgresql://user:password@host:5432/name")
         parsed = parse_url(url)
         if _in_production(info) and parsed.password == "":
-            raise ValueError("its password is empty: set DATABASE_PASSWORD, if it is made of that")
+            raise ValueError("has an empty password; if the URL contains ${DATABASE_PASSWORD}, set that variable")
         if not is_sqlite(url) and find_spec("asyncpg") is None:
             raise ValueError("needs the package asyncpg, which is not installed")
         return value
@@ -164,7 +164,7 @@ class Settings(BaseSettings):
     @classmethod
     def _check_valkey_url(cls, value: SecretStr) -> SecretStr:
         if not _VALKEY_URL.match(value.get_secret_value()):
-            raise ValueError("must be such as redis://host:6379/0, or rediss:// for TLS")
+            raise ValueError("must look like redis://host:6379/0, or rediss:// for TLS")
         return value
 
 {% endif %}
@@ -182,7 +182,7 @@ class Settings(BaseSettings):
             if value is None and info.data["api_key_secret_file"] is None:
                 raise ValueError(f"required in production: {MAKE_SECRET}")
             if value is not None and value.get_secret_value() == DEVELOPMENT_SECRET:
-                raise ValueError(f"is the development default: {MAKE_SECRET}")
+                raise ValueError(f"is the secret for development: {MAKE_SECRET}")
         return value
 
     @field_validator("cors_origins")
@@ -192,7 +192,7 @@ class Settings(BaseSettings):
             if origin != "*" and not _ORIGIN.fullmatch(origin):
                 raise ValueError(f"{origin!r} is not an origin such as https://app.example.com (no final slash)")
             if _in_production(info) and (origin == "*" or origin.startswith("http://") or _is_local(origin)):
-                raise ValueError(f"{origin} is refused in production: name each https:// origin")
+                raise ValueError(f"{origin} is not allowed in production: list each https:// origin")
         return value
 
     @field_validator("mcp_allowed_hosts")
@@ -207,30 +207,30 @@ class Settings(BaseSettings):
     @classmethod
     def _check_endpoint(cls, value: str | None) -> str | None:
         if value is not None and not _OTLP_URL.fullmatch(value):
-            raise ValueError("must be such as http://localhost:4318 (no user, no query)")
+            raise ValueError("must look like http://localhost:4318 (no user, no query)")
         return value.rstrip("/") if value else None
 
     @field_validator("otel_exporter_otlp_headers")
     @classmethod
     def _check_headers(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None and not _OTLP_HEADERS.fullmatch(value.get_secret_value()):
-            raise ValueError("must be such as authorization=Basic%20abc,x-tenant=1 (name=value, separated by commas)")
+            raise ValueError("must look like authorization=Basic%20abc,x-tenant=1 (name=value, separated by commas)")
         return value
 
     @field_validator("oauth_issuer", "mcp_public_url")
     @classmethod
     def _check_public_url(cls, value: str | None, info: ValidationInfo) -> str | None:
         if value is not None and not _PUBLIC_URL.fullmatch(value):
-            raise ValueError("must be such as https://login.example.com/realm (no user, no query, lower-case host)")
+            raise ValueError("must look like https://login.example.com/realm (no user, no query, lower-case host)")
         if value is not None and value.startswith("http://") and _in_production(info):
-            raise ValueError("must begin with https:// in production")
+            raise ValueError("must start with https:// in production")
         return value
 
     @field_validator("mcp_public_url")
     @classmethod
     def _check_resource(cls, value: str | None, info: ValidationInfo) -> str | None:
         if value is None and info.data.get("oauth_issuer") is not None:
-            raise ValueError("required with OAUTH_ISSUER: where clients find MCP, such as https://mcp.example.com/mcp")
+            raise ValueError("required with OAUTH_ISSUER: the address of MCP, for example https://mcp.example.com/mcp")
         return value
 
     @property
@@ -291,7 +291,7 @@ class Settings(BaseSettings):
         except OSError as error:
             sys.exit(f"API_KEY_SECRET_FILE: {self.api_key_secret_file}: {error.strerror} (user id {os.getuid()})")
         if len(secret) < 32:
-            sys.exit(f"API_KEY_SECRET_FILE: {self.api_key_secret_file} holds fewer than 32 characters")
+            sys.exit(f"API_KEY_SECRET_FILE: {self.api_key_secret_file} has fewer than 32 characters; {MAKE_SECRET}")
         return secret
 
 
@@ -333,7 +333,7 @@ def load_settings() -> Settings:
     try:
         return Settings()
     except (OSError, UnicodeDecodeError) as error:
-        sys.exit(f".env cannot be read: {error}")
+        sys.exit(f".env cannot be read: {error}. Save it as UTF-8, readable by this user.")
     except ValidationError as error:
         faults = error.errors(include_url=False, include_input=False)
         lines = [f"  {str(fault['loc'][0]).upper()}: {fault['msg'].removeprefix('Value error, ')}" for fault in faults]

@@ -1,6 +1,6 @@
-"""Adds a feature, or removes one: `make feature NAME=book` and `make remove-feature NAME=book`.
+"""Adds or removes a feature: `make feature NAME=book` and `make remove-feature NAME=book`.
 
-A new feature is what scripts/skeleton holds, with its names filled in. It is code like any other from then on.
+A new feature is a copy of scripts/skeleton with its names filled in. From then on, it is ordinary code.
 """
 
 import argparse
@@ -89,7 +89,7 @@ def main() -> None:
     for name in [name for name in os.environ if name.startswith("GIT_") and not name.startswith("GIT_CONFIG_")]:
         del os.environ[name]
     if not arguments.name:
-        refuse("which one? Such as: make feature NAME=book")
+        refuse("NAME is missing. For example: make feature NAME=book")
     if arguments.command == "add":
         add(names_of(arguments.name, arguments.plural, arguments.title))
     else:
@@ -140,34 +140,32 @@ def add(names: Names) -> None:
     imported = f"from app.{names.many}.feature import {entry}\n"
     FEATURES.write_text(re.sub("^from ", rf"{imported}\g<0>", listed, count=1, flags=re.MULTILINE), encoding="utf-8")
     tidy([*files, FEATURES])
-    print(f"{names.model} is a feature: app/{names.many}, tests/{names.many} and a migration. Next: make test")
+    print(f"Added {names.model}: app/{names.many}, tests/{names.many} and a migration. Next: make test")
 
 
 def obstacle_to_add(names: Names, migrations: list[Migration], features: str) -> str | None:
     """Why the feature cannot be added."""
     for question, name in (("NAME", names.one), ("PLURAL", names.many)):
         if not re.fullmatch("[a-z][a-z0-9]*(_[a-z0-9]+)*", name) or len(name) > MAX_LENGTH:
-            return (
-                f"{question}={name} is no name: it takes small letters, digits and _, at most {MAX_LENGTH} characters."
-            )
+            return f"{question}={name} is not a valid name: use lower-case letters, digits and _, at most {MAX_LENGTH} characters."
         if keyword.iskeyword(name):
-            return f"{question}={name} is a word of Python's own."
+            return f"{question}={name} is a reserved word in Python."
     if used := next((place for place in names.places() if (ROOT / place).exists()), None):
-        return f"the name is in use: there is {used}."
+        return f"the name is taken: {used} exists already."
     if keyword.iskeyword(names.model) or names.model in CLASSES:
-        return f"NAME={names.one} makes a class {names.model}, which every feature uses already."
+        return f"NAME={names.one} would create a class {names.model}, but every feature already imports another {names.model}."
     if not re.fullmatch(r"\w[\w -]*", names.title):
-        return f"TITLE={names.title} is no title: it takes letters, digits, spaces and hyphens."
+        return f"TITLE={names.title} is not a valid title: use letters, digits, spaces and hyphens."
     if names.many.replace("_", "-") in PATHS:
-        return f"PLURAL={names.many} is in use: the service answers at /{names.many} already."
+        return f"PLURAL={names.many} is taken: the service already has the path /{names.many}."
     made = {table for each in migrations for table in each.tables("create_table")}
     dropped = {table for each in migrations for table in each.tables("drop_table")}
     if names.many in TABLES | (made - dropped):
-        return f"PLURAL={names.many} is in use: there is a table of this name."
+        return f"PLURAL={names.many} is taken: there is already a table with this name."
     if not LIST.search(features):
-        return "app/features.py does not return a list of features any more, to which this one could be added."
+        return "app/features.py no longer contains `return [...]`, the list that the feature would be added to."
     if is_repository() and git("status", "--porcelain", "--", str(FEATURES)):
-        return "app/features.py has changes that are not committed. Commit them first."
+        return "app/features.py has uncommitted changes. Commit them first."
     return None
 
 
@@ -176,7 +174,7 @@ def remove(name: str) -> None:
     listed = re.findall(r"^from app\.(\w+)\.feature import \w+_feature$", features, re.MULTILINE)
     found = [each for each in (name, plural_of(name)) if each in listed and (ROOT / "app" / each).is_dir()]
     if not found:
-        refuse(f"there is no feature {name}. app/features.py has: {', '.join(sorted(listed)) or 'none'}.")
+        refuse(f"there is no feature {name}. app/features.py lists: {', '.join(sorted(listed)) or 'none'}.")
     many = found[0]
     migrations = read_migrations()
     tables = set(re.findall(r'__tablename__ = "(\w+)"', "\n".join(texts(ROOT / "app" / many))))
@@ -195,14 +193,15 @@ def remove(name: str) -> None:
         each.file.unlink()
         changed += [relink(follower, each) for follower in migrations if each.revision in follower.follows]
     tidy(changed)
-    print(f"{many} are removed.")
+    print(f"Removed {many}.")
     for each in removable:
         print(
-            f"So is {each.file.relative_to(ROOT)}. A database that has run it cannot be migrated any more: delete it, or bring "
-            f"the migration back with `git checkout HEAD -- FILE` and drop the table with `make migration NAME='remove {many}'`."
+            f"Removed {each.file.relative_to(ROOT)}, too. A database that has already run it can no longer be migrated: delete that "
+            "database, or restore the migration with `git checkout HEAD -- FILE` and drop the table with "
+            f"`make migration NAME='remove {many}'`."
         )
     if kept := sorted(tables - {table for each in removable for table in each.tables("create_table")}):
-        print(f"The migration of {', '.join(kept)} is kept. To drop the table: make migration NAME='remove {many}'")
+        print(f"Kept the migration of {', '.join(kept)}. To drop the table, run: make migration NAME='remove {many}'")
 
 
 def obstacle_to_remove(many: str, migrations: list[Path]) -> str | None:
@@ -216,17 +215,17 @@ def obstacle_to_remove(many: str, migrations: list[Path]) -> str | None:
         if imports(file, many):
             other = place.parts[1] if len(place.parts) > 2 else None
             if other and (ROOT / "app" / other / "feature.py").exists():
-                return f"{place} needs it. Remove that feature first: make remove-feature NAME={other}"
-            return f"{place} needs it."
+                return f"{place} imports it. Remove that feature first: make remove-feature NAME={other}"
+            return f"{place} imports it. Remove that import first."
     computation = rf"from app\.{many}\.computation import"
     if imports(WORKER, many) and not re.search(computation, WORKER.read_text(encoding="utf-8")):
-        return "app/worker.py needs it: jobs come and go with the template's answer `gpu`."
+        return "app/worker.py needs it. To remove jobs, change the template's answer `gpu`, as docs/update.md explains."
     if not is_repository():
-        return "this is not a git repository, from which it could be brought back. Make it one and commit everything."
+        return "this is not a git repository, so the feature could not be restored. Run `git init` and commit everything first."
     places = [FEATURES, WORKER, ROOT / "app" / many, ROOT / "tests" / many, *migrations]
     there = [str(place) for place in places if place.exists()]
     if changes := git("status", "--porcelain", "--untracked-files=all", "--", *there):
-        return f"there are changes that are not committed, and could not be brought back:\n{changes}"
+        return f"there are uncommitted changes, which could not be restored. Commit them first:\n{changes}"
     return None
 
 

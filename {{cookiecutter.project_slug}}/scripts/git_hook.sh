@@ -7,7 +7,7 @@ refuse() {
 	exit 1
 }
 
-top=$(git rev-parse --show-toplevel) || refuse 'this is not a git repository. Make it one with: git init'
+top=$(git rev-parse --show-toplevel) || refuse 'this is not a git repository. Create one with: git init'
 folder=$(git rev-parse --show-prefix | sed "s/'/'\\\\''/g")
 common=$(cd "$(git rev-parse --git-common-dir)" && pwd)
 hooks=$(git config --type=path core.hooksPath) || hooks=$common/hooks
@@ -23,13 +23,13 @@ unset GIT_DIR
 
 case $hooks/ in
 "$top"/* | "$common"/*) ;;
-*) refuse "core.hooksPath is $hooks, which other repositories may use as well. Give this one its own with
+*) refuse "core.hooksPath is $hooks, which other repositories may also use. Give this one its own hooks with
   git config core.hooksPath '$common/hooks'
 or add this to $hooks/pre-commit:
   $command" ;;
 esac
 if [ -e "$hooks/pre-commit" ]; then
-	grep -q -F -e "$command" -e 'make --silent hooks FILES=' "$hooks/pre-commit" || refuse "there is a $hooks/pre-commit already. Remove it, or add this to it:
+	grep -q -F -e "$command" -e 'make --silent hooks FILES=' "$hooks/pre-commit" || refuse "$hooks/pre-commit exists already. Remove it, or add this line to it:
   $command"
 else
 	mkdir -p "$hooks"

@@ -1,7 +1,7 @@
-"""Takes what is new in the template, or other answers to its questions, into this project: `make template-update`.
+"""Merges the template's changes, or other answers to its questions, into this project: `make template-update`.
 
-cruft renders the template as it was and as it is, and git merges the difference. `cruft update` alone would apply it as a
-patch, which does not fit anywhere if it does not fit in one place, such as a file that was changed here and removed there.
+cruft renders the template as it was and as it is now, and git merges the difference. `cruft update` alone would apply a
+patch, which fails as a whole if it fails for one file, for example for one that was changed here and removed there.
 """
 
 import argparse
@@ -38,38 +38,38 @@ def main() -> None:
         left = "\n".join(merge(render))
     if left:
         sys.exit(
-            "template-update: these files changed here and in the template alike. Resolve them, run `make lock` and commit, "
-            f"or take everything back with `git reset --hard`:\n{left}"
+            "template-update: these files have conflicts, because this project and the template both changed them. Resolve them, run "
+            f"`make lock` and commit, or undo the update with `git reset --hard`:\n{left}"
         )
     if git("diff", "--name-only", "HEAD", "--", "pyproject.toml", "requirements*.txt"):
         subprocess.run([os.environ.get("MAKE", "make"), "--silent", "lock", "ARGS="], check=True)
         git("add", "--", "requirements*.txt")
     if git("diff", "--name-only", "HEAD"):
-        print("Merged: see what changes with `git diff HEAD`, run the tests and commit.")
+        print("Merged. Review the changes with `git diff HEAD`, run the tests and commit.")
 
 
 def find_obstacle() -> str | None:
     """Why an update could cost work, or cannot be made."""
     if not ORIGIN.exists():
         return (
-            "there is no .cruft.json, which says what this was rendered from and with which answers. Bring it back from "
-            f"git's history, or write a new one: {sys.executable} -m cruft link URL --checkout VERSION"
+            ".cruft.json is missing, so the template and the answers of this project are unknown. Restore it from git's history, "
+            f"or create it with: {sys.executable} -m cruft link URL --checkout VERSION"
         )
     if subprocess.run(["git", "rev-parse"], check=False).returncode:
-        return "this is not a git repository. Make it one and commit everything, so that nothing can be lost."
+        return "this is not a git repository. Run `git init` and commit everything first, so that nothing can be lost."
     if git("status", "--porcelain"):
-        return "there are changes that are not committed. Commit them first, so that none can be lost."
+        return "there are uncommitted changes. Commit them first, so that nothing can be lost."
     if git("rev-parse", "--is-shallow-repository") == "true":
-        return "this clone has no history, in which a conflict could be looked up. Run `git fetch --unshallow` first."
+        return "this is a shallow clone, without the history that a merge needs. Run `git fetch --unshallow` first."
     try:
         template = read_origin()["template"]
     except (ValueError, KeyError) as error:
-        return f".cruft.json cannot be read: {error}. Save it as JSON in UTF-8, or bring it back from git's history."
+        return f".cruft.json cannot be read: {error}. Save it as JSON in UTF-8, or restore it from git's history."
     ask = ["git", "ls-remote", "--quiet", template, "HEAD"]
     if subprocess.run(ask, stdout=subprocess.DEVNULL, check=False).returncode:
         return (
-            f"no template answers at {template}. Is this machine online? If the template has moved, write its new address "
-            'as "template" into .cruft.json and commit that.'
+            f"the template at {template} cannot be reached. Check the network. If the template has moved, change its address, "
+            '"template", in .cruft.json and commit that.'
         )
     return None
 
@@ -81,7 +81,7 @@ def render_twice(folder: Path, arguments: list[str]) -> Path:
     cruft("update", "--skip-update", "--skip-apply-ask", "--project-dir", str(before), *arguments)  # the record alone
     switched = changed_answers(arguments)
     if unknown := switched - answers_in(record).keys():
-        sys.exit(f"template-update: nothing was changed. The template does not ask for {', '.join(sorted(unknown))}.")
+        sys.exit(f"template-update: the template has no question {', '.join(sorted(unknown))}. Nothing was changed.")
     after = render(record, folder / "after")
     shutil.copy(ORIGIN, record)
     remove_own(before, after, switched)
@@ -134,7 +134,7 @@ def cruft(*arguments: str) -> None:
     # cruft reads and writes in the system's encoding, which differs from one machine to the next.
     env = {**os.environ, "PWD": str(HERE), "PYTHONUTF8": "1"}
     if subprocess.run([sys.executable, "-m", "cruft", *arguments], env=env, check=False).returncode:
-        sys.exit("template-update: nothing was changed, for the reason above.")
+        sys.exit("template-update: cruft failed, as shown above. Nothing was changed.")
 
 
 def commit(render: Path) -> None:
@@ -146,7 +146,10 @@ def merge(render: Path) -> list[str]:
     """Merge what the second commit changes, and name the files that are left to resolve."""
     added = git("diff", "--name-only", "--diff-filter=A", "HEAD~", "HEAD", cwd=render).splitlines()
     if in_the_way := git("ls-files", "--others", "--", *added) if added else "":
-        sys.exit(f"template-update: the template has files that git does not know here. Move these away:\n{in_the_way}")
+        sys.exit(
+            "template-update: the template adds these files, which exist here but are not in git. Move them away first:\n"
+            f"{in_the_way}"
+        )
     unwanted = in_removed_folders(added, render)
     git("fetch", "--quiet", str(render), "HEAD")
     folder = git("rev-parse", "--show-prefix")
@@ -158,7 +161,7 @@ def merge(render: Path) -> list[str]:
         stage, _, file = entry.partition("\t")
         stages[file] = stages.get(file, "") + stage[-1]
     if result.returncode and not stages:
-        sys.exit(f"template-update: git could not merge.\n{os.fsdecode(result.stderr)}")
+        sys.exit(f"template-update: git could not merge:\n{os.fsdecode(result.stderr)}")
     # What was removed here stays so. Locks follow pyproject.toml: they are removed or resolved anew.
     gone = [file for file, found in stages.items() if "2" not in found or ("3" not in found and is_lock(file))]
     gone += unwanted

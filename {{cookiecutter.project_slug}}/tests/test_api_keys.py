@@ -118,7 +118,7 @@ def test_keys_can_be_managed_from_a_shell(
     with pytest.raises(SystemExit, match=r"^NAME: String should have at least 1 character"):
         run("issue", " ")
     key_id = key.split("_")[1]
-    assert re.search(rf"^{key_id}\tin use\tread-write\t[\d-]+\tfor ever\t{name}$", run("list"), re.MULTILINE)
+    assert re.search(rf"^{key_id}\tactive\tread-write\t[\d-]+\tno expiry\t{name}$", run("list"), re.MULTILINE)
     run("revoke", key_id)
     assert re.search(rf"^{key_id}\trevoked\t.*{name}$", run("list"), re.MULTILINE)
     with pytest.raises(SystemExit, match=r"^There is no API key 999999\.$"):

@@ -152,7 +152,7 @@ def test_the_command_line_gives_keys_less_power(
     name = uuid.uuid4().hex
     key_id = run("issue", name, "--read-only", "--expires", "90d").split("_")[1]
     today, expiry = (f"{moment:%Y-%m-%d}" for moment in (before, before + timedelta(days=90)))
-    assert f"{key_id}\tin use\tread-only\t{today}\tuntil {expiry}\t{name}\n" in run("list")
+    assert f"{key_id}\tactive\tread-only\t{today}\tuntil {expiry}\t{name}\n" in run("list")
     execute(database_url, f"UPDATE api_keys SET expires_at = '2020-01-01 00:00:00+00' WHERE id = {key_id}")
     assert f"{key_id}\texpired\tread-only\t{today}\tuntil 2020-01-01\t{name}\n" in run("list")
     with pytest.raises(SystemExit):

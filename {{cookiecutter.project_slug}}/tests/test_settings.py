@@ -99,12 +99,12 @@ def test_gunicorn_names_every_bad_variable_at_once_and_shows_no_secret() -> None
     ("changes", "fault"),
     [
         ({"API_KEY_SECRET": ""}, "API_KEY_SECRET: required in production"),
-        ({"API_KEY_SECRET": DEVELOPMENT_SECRET}, "API_KEY_SECRET: is the development default"),
+        ({"API_KEY_SECRET": DEVELOPMENT_SECRET}, "API_KEY_SECRET: is the secret for development"),
         ({"API_KEY_SECRET": SECRET[:31]}, "API_KEY_SECRET: must have at least 32 characters"),
-        ({"DATABASE_URL": "postgresql://postgres:@database/service"}, "DATABASE_URL: its password is empty"),
+        ({"DATABASE_URL": "postgresql://postgres:@database/service"}, "DATABASE_URL: has an empty password"),
         ({"ADMIN_API_KEY": SECRET[:31]}, "ADMIN_API_KEY: must have at least 32 characters"),
-        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "collector:4318"}, "OTEL_EXPORTER_OTLP_ENDPOINT: must be such as http://"),
-        ({"OTEL_EXPORTER_OTLP_HEADERS": "hunter2"}, "OTEL_EXPORTER_OTLP_HEADERS: must be such as authorization="),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "collector:4318"}, "OTEL_EXPORTER_OTLP_ENDPOINT: must look like http://"),
+        ({"OTEL_EXPORTER_OTLP_HEADERS": "hunter2"}, "OTEL_EXPORTER_OTLP_HEADERS: must look like authorization="),
         ({"ENVIRONMENT": "staging"}, "ENVIRONMENT: Input should be 'development' or 'production'"),
         ({"PORT": "9000", "MCP_PORT": "9000"}, "MCP_PORT: must differ from PORT"),
         ({"MCP_ALLOWED_HOSTS": "mcp.example.com:8051"}, "MCP_ALLOWED_HOSTS: 'mcp.example.com:8051' is not a host name"),
@@ -147,7 +147,7 @@ def test_production_refuses_origins_that_anyone_or_this_machine_could_have(
     monkeypatch: pytest.MonkeyPatch, origin: str
 ) -> None:
     message = refuse(monkeypatch, {**PRODUCTION, "CORS_ORIGINS": f"https://app.example.com, {origin}"})
-    assert f"  CORS_ORIGINS: {origin.lower()} is refused in production" in message
+    assert f"  CORS_ORIGINS: {origin.lower()} is not allowed in production" in message
     load(monkeypatch, {"ENVIRONMENT": "development"})
 
 
@@ -190,12 +190,12 @@ def test_in_development_the_issuer_may_be_on_this_machine(monkeypatch: pytest.Mo
     ("changes", "fault"),
     [
         ({"MCP_PUBLIC_URL": ""}, "MCP_PUBLIC_URL: required with OAUTH_ISSUER"),
-        ({"OAUTH_ISSUER": "http://login.example.com"}, "OAUTH_ISSUER: must begin with https:// in production"),
-        ({"MCP_PUBLIC_URL": "http://mcp.example.com/mcp"}, "MCP_PUBLIC_URL: must begin with https:// in production"),
-        ({"OAUTH_ISSUER": "login.example.com"}, "OAUTH_ISSUER: must be such as https://"),
-        ({"OAUTH_ISSUER": "https://login.example.com?x=y"}, "OAUTH_ISSUER: must be such as https://"),
-        ({"OAUTH_ISSUER": "https://ann:secret@login.example.com"}, "OAUTH_ISSUER: must be such as https://"),
-        ({"MCP_PUBLIC_URL": 'https://mcp.example.com/"'}, "MCP_PUBLIC_URL: must be such as https://"),
+        ({"OAUTH_ISSUER": "http://login.example.com"}, "OAUTH_ISSUER: must start with https:// in production"),
+        ({"MCP_PUBLIC_URL": "http://mcp.example.com/mcp"}, "MCP_PUBLIC_URL: must start with https:// in production"),
+        ({"OAUTH_ISSUER": "login.example.com"}, "OAUTH_ISSUER: must look like https://"),
+        ({"OAUTH_ISSUER": "https://login.example.com?x=y"}, "OAUTH_ISSUER: must look like https://"),
+        ({"OAUTH_ISSUER": "https://ann:secret@login.example.com"}, "OAUTH_ISSUER: must look like https://"),
+        ({"MCP_PUBLIC_URL": 'https://mcp.example.com/"'}, "MCP_PUBLIC_URL: must look like https://"),
         ({"OAUTH_READ_SCOPE": "two words"}, "OAUTH_READ_SCOPE: "),
         ({"OAUTH_WRITE_SCOPE": 'quoted"'}, "OAUTH_WRITE_SCOPE: "),
     ],
@@ -270,10 +270,10 @@ def test_parameters_are_taken_as_other_programs_have_them(written: str, meant: d
 @pytest.mark.parametrize(
     ("url", "fault"),
     [
-        ("postgresql://u:p@h/d?sslmod=require", "has the parameter sslmod, which is unknown"),
+        ("postgresql://u:p@h/d?sslmod=require", "has the unknown parameter sslmod."),
         ("postgresql://u:p@h/d?sslmode=require&sslmode=disable", "has the parameter sslmode twice"),
-        ("postgresql://u:p@one:5432,two:5432/d", "names several hosts"),
-        ("sqlite:///data/service.db?timeout=5", "takes no parameter for SQLite: timeout"),
+        ("postgresql://u:p@one:5432,two:5432/d", "lists several hosts"),
+        ("sqlite:///data/service.db?timeout=5", "must not have parameters for SQLite: timeout"),
     ],
 )
 def test_a_parameter_without_effect_is_refused_by_name(url: str, fault: str) -> None:
@@ -454,7 +454,7 @@ def test_processes_that_start_at_once_share_one_secret(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "fault"),
-    [(f"{SECRET[:31]}\n", "holds fewer than 32 characters"), (None, "Not a directory (user id ")],
+    [(f"{SECRET[:31]}\n", "has fewer than 32 characters"), (None, "Not a directory (user id ")],
 )
 def test_a_secret_file_that_is_of_no_use_ends_the_start(tmp_path: Path, content: str | None, fault: str) -> None:
     file = tmp_path / "secret"
@@ -521,4 +521,4 @@ def test_an_address_of_ipv6_is_bound_in_brackets() -> None:
 @pytest.mark.parametrize("host", ["x86_64-pc-linux-gnu", "192.0.2.1", "2001:db8::1", "my laptop"])
 def test_a_host_that_is_not_this_machine_is_refused_by_name(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
     message = refuse(monkeypatch, {"HOST": host})
-    assert re.search(rf"^  HOST: '{host}' is no address of this machine to listen on: [^()]+$", message, re.MULTILINE)
+    assert re.search(rf"^  HOST: '{host}' is not an address of this machine: [^()]+$", message, re.MULTILINE)

@@ -1,4 +1,4 @@
-"""Issue, list and revoke API keys from a shell: where no admin key is set, or to get the first one."""
+"""Issues, lists and revokes API keys from a shell, for which no admin key is needed."""
 
 import argparse
 import asyncio
@@ -43,29 +43,36 @@ async def run(arguments: argparse.Namespace) -> None:
 
 
 def describe(key: ApiKeyRead) -> str:
-    state = "revoked" if key.revoked_at else "expired" if key.expires_at and key.expires_at <= utc_now() else "in use"
+    state = "revoked" if key.revoked_at else "expired" if key.expires_at and key.expires_at <= utc_now() else "active"
     rights = "read-only" if key.read_only else "read-write"
-    expiry = f"until {key.expires_at:%Y-%m-%d}" if key.expires_at else "for ever"
+    expiry = f"until {key.expires_at:%Y-%m-%d}" if key.expires_at else "no expiry"
     return f"{key.id}\t{state}\t{rights}\t{key.created_at:%Y-%m-%d}\t{expiry}\t{key.name}"
 
 
 def after(duration: str) -> datetime:
     match = re.fullmatch(r"([1-9][0-9]{0,4})([hd])", duration)
     if match is None:
-        raise argparse.ArgumentTypeError(f"{duration!r} is not a number of days or hours such as 90d or 12h")
+        raise argparse.ArgumentTypeError(f"{duration!r} is not a number of days or hours, such as 90d or 12h")
     return utc_now() + timedelta(**{_UNITS[match[2]]: int(match[1])})
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m app.api_keys", description="Manage the service's API keys.")
     commands = parser.add_subparsers(dest="command", required=True)
-    issue = commands.add_parser("issue", help="issue a key and print it, this once")
-    issue.add_argument("name", metavar="NAME", help="who or what will use it")
-    issue.add_argument("--read-only", action="store_true", help="let it change nothing: what to give an AI assistant")
-    issue.add_argument("--expires", metavar="TIME", type=after, help="days or hours that it works, such as 90d or 12h")
-    commands.add_parser("list", help="list all keys: id, state, rights, dates of issue and of expiry, name")
-    revoke = commands.add_parser("revoke", help="revoke a key: within five seconds it stops working everywhere")
-    revoke.add_argument("id", metavar="ID", type=int, help="as `list` shows it")
+    issue = commands.add_parser("issue", help="issue a key and print it; it is never shown again")
+    issue.add_argument("name", metavar="NAME", help="who or what will use the key")
+    issue.add_argument(
+        "--read-only", action="store_true", help="allow reading only, which is best for most AI assistants"
+    )
+    issue.add_argument(
+        "--expires",
+        metavar="TIME",
+        type=after,
+        help="days or hours until it expires, such as 90d or 12h; by default, it never does",
+    )
+    commands.add_parser("list", help="list all keys: id, state, rights, date of issue, expiry, name")
+    revoke = commands.add_parser("revoke", help="revoke a key, which then stops working within five seconds")
+    revoke.add_argument("id", metavar="ID", type=int, help="the id that `list` shows")
     asyncio.run(run(parser.parse_args()))
 
 

@@ -141,6 +141,20 @@ def code_blocks(readme: Path, section: str, language: str) -> list[str]:
     return [token.content for token in rest[:end] if token.type == "fence" and token.info == language]
 
 
+def broken_links(page: Path) -> list[str]:
+    """Links of a page that lead to no file, or to no heading in it."""
+    broken = []
+    for target, anchor in re.findall(r"\]\(([^)#]*)#?([^)]+)?\)", page.read_text(encoding="utf-8")):
+        if target.startswith(("https://", "../../tree/")):
+            continue
+        file = page.parent / target if target else page
+        headings = re.findall("^#+ (.*)$", file.read_text(encoding="utf-8"), re.MULTILINE) if anchor else []
+        anchors = [re.sub(r"[^\w-]", "", heading.lower().replace(" ", "-")) for heading in headings]
+        if not file.exists() or (anchor and anchor not in anchors):
+            broken.append(f"{target}#{anchor}" if anchor else target)
+    return broken
+
+
 def program(package: str, *names: str) -> str:
     """The path of a program that is not Python's. Where there is none, skip the test, or fail it if `REQUIRE_PROGRAMS` is set."""
     found = next(filter(None, map(shutil.which, names or (package,))), None)

@@ -133,7 +133,8 @@ def test_development_serves_and_reloads_on_both_ports(bake: Bake, combination: C
     with stack(project, project / "compose.yaml") as dev:
         dev.compose("up", "--build", "--detach", "--wait")
         wait_for_health(dev, "healthy")
-        key = dev.issue_key("developer")
+        *_, with_docker = code_blocks(project / "README.md", "First run", "sh")
+        key = dev.sh(with_docker.replace(" exec ", " exec -T ")).strip()  # as there is no terminal here
         tasks = f"http://127.0.0.1:{ports(project)[0]}/tasks"
         created = call(tasks, key=key, data={"title": "A task"})
         assert created.status == 201
@@ -160,9 +161,10 @@ def image(project: Path) -> Iterator[str]:
 
 
 def fill_in(project: Path) -> None:
-    """What the README asks for: each required value of `.env.prod`, which are those that are there and empty."""
-    example = (project / ".env.prod.example").read_text()
-    filled = re.sub(r"^(\w+)=$", rf"\1={SECRET}", example, flags=re.MULTILINE)
+    """What the page asks for: each required value of `.env.prod`, which are those that are there and empty."""
+    copy, _ = code_blocks(project / "docs" / "operate.md", "Production with Docker Compose", "sh")
+    run("sh", "-ec", copy, cwd=project, env=environment())
+    filled = re.sub(r"^(\w+)=$", rf"\1={SECRET}", (project / ".env.prod").read_text(), flags=re.MULTILINE)
     (project / ".env.prod").write_text(filled)
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import select
+import shlex
 import socket
 import subprocess
 import threading
@@ -21,6 +22,7 @@ import botocore.session
 import kubernetes_validate
 import pytest
 import yaml
+from botocore import xform_name
 from botocore.model import Shape
 from botocore.validate import ParamValidator
 
@@ -401,6 +403,26 @@ def test_on_ecs_secrets_are_where_the_images_are(bake: Bake) -> None:
     assert "arn:aws:secretsmanager:eu-central-1:210987654321:secret:task-service-AbCdEf:API_KEY_SECRET::" in text
     assert '"awslogs-region": "eu-central-1"' in text
     assert not re.search("us-east-1|123456789012", text)
+
+
+@on_postgres
+def test_aws_knows_the_commands_in_the_readme_and_takes_their_json(baked: Path) -> None:
+    blocks = code_blocks(baked / "deploy" / "README.md", "ECS", "sh")
+    commands = [shlex.split(line) for block in blocks for line in block.replace("\\\n", "").splitlines()]
+    assert [command[2] for command in commands[2:]] == ["register-task-definition", "run-task", "update-service"]
+    for aws, service, name, *options in commands:
+        assert aws == "aws"
+        model = botocore.session.Session().get_service_model(service)
+        shape = model.operation_model(name.title().replace("-", "")).input_shape
+        members = {xform_name(member, "-"): member for member in shape.members}
+        given = {option.removeprefix("--"): value for option, value in zip(options[::2], options[1::2], strict=True)}
+        assert given.keys() <= {*members, "cli-input-json"}, name
+        if overrides := given.get("overrides"):
+            report = ParamValidator().validate(json.loads(overrides), shape.members["overrides"])
+            assert report.generate_report() == ""
+        if secrets := given.get("secret-string"):
+            settings = re.findall(r":([A-Z_]+)::", "".join(map(Path.read_text, baked.glob("deploy/ecs/*"))))
+            assert json.loads(secrets).keys() == set(settings)
 
 
 def test_every_setting_in_deploy_is_one_of_the_service(baked: Path) -> None:

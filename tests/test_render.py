@@ -12,7 +12,7 @@ import yaml
 
 from tests.combinations import COMBINATIONS, POSTGRES_VENV_GPU, SQLITE_UV, TEMPLATE, Combination
 from tests.conftest import Bake, only
-from tests.sandbox import SCRIPTS, environment, files, run
+from tests.sandbox import SCRIPTS, broken_links, environment, files, run
 
 TREE = """
 .devcontainer/devcontainer.json AGENTS.md app/web/docs.py tests/test_docs.py
@@ -279,6 +279,40 @@ def test_the_readme_draws_the_stages_of_the_dockerfile(baked: Path) -> None:
         elif copied := re.match(r"COPY --from=(\S+)", line):
             built.add((copied[1], stage))
     assert drawn == {(source, target) for source, target in built if target != "base"}
+
+
+def pages(project: Path) -> list[Path]:
+    return [*project.glob("*.md"), *project.glob("docs/*.md"), project / "deploy" / "README.md"]
+
+
+def test_the_readme_and_the_notes_for_coding_assistants_are_short(baked: Path) -> None:
+    lines = {name: (baked / name).read_text(encoding="utf-8").count("\n") for name in ("README.md", "AGENTS.md")}
+    assert lines["README.md"] <= 150
+    assert lines["AGENTS.md"] <= 60
+
+
+def test_every_link_in_the_pages_leads_somewhere(baked: Path) -> None:
+    assert {page.name: broken for page in pages(baked) if (broken := broken_links(page))} == {}
+
+
+def test_pages_name_only_targets_modules_and_files_that_there_are(baked: Path) -> None:
+    makefile = (baked / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
+    targets |= {f"worker-{target}" for target in targets} if "\nworker-%:" in makefile else set()
+    for page in pages(baked):
+        text = page.read_text(encoding="utf-8")
+        named = set(" ".join(re.findall(r"\bmake ((?:[a-z][a-z-]+(?= |`|\n|,|$) ?)+)", code(text))).split())
+        assert named <= targets, page.name
+        for module in re.findall(r"python -m (app[\w.]*)", text):
+            path = baked / module.replace(".", "/")
+            assert path.with_suffix(".py").exists() or (path / "__main__.py").exists(), f"{module} in {page.name}"
+        for name in re.findall(r"`((?:app|deploy|scripts|tests)/[\w./-]+)`", text):
+            assert (baked / name).exists() or "books" in name, f"{name} in {page.name}"
+
+
+def code(page: str) -> str:
+    """What a page has in code blocks and between backticks."""
+    return "\n".join(block or inline for block, inline in re.findall(r"```\w+\n(.+?)```|`([^`\n]+)`", page, re.DOTALL))
 
 
 def test_git_takes_every_rendered_file(baked: Path, tmp_path: Path) -> None:

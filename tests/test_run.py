@@ -378,6 +378,20 @@ def test_an_assistant_s_configuration_from_the_readme_works(running: Running) ->
 
 @slow
 @once
+def test_the_pages_say_how_to_issue_a_key_that_may_only_read(running: Running) -> None:
+    service = running.service
+    [issue, *_] = code_blocks(service.folder / "docs" / "assistants.md", "With a key", "sh")
+    command = issue.replace("python", str(service.python), 1)
+    key = run("sh", "-ec", command, cwd=service.folder, env=service.env).stdout.strip()
+    url = f"http://localhost:{service.ports[0]}/tasks"
+    with urllib.request.urlopen(urllib.request.Request(url, headers={"X-API-Key": key})) as answer:
+        assert json.load(answer)["items"] == [running.first_task]
+    with pytest.raises(HTTPError, match="403"):
+        urllib.request.urlopen(urllib.request.Request(url, b"{}", {"X-API-Key": key}))
+
+
+@slow
+@once
 def test_rest_and_mcp_work_through_caddy(running: Running, tmp_path: Path) -> None:
     service = running.service
     headers = {"Authorization": f"Bearer {running.key}"}

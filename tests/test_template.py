@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import pytest
 
 from tests.combinations import QUESTIONS, TEMPLATE
-from tests.sandbox import SCRIPTS, code_blocks, environment, make_path, run
+from tests.sandbox import SCRIPTS, broken_links, code_blocks, environment, make_path, run
 
 PYTHON = Path(getattr(sys, "_base_executable", sys.executable))
 
@@ -110,16 +110,12 @@ PAGES = sorted(path.relative_to(TEMPLATE).as_posix() for path in (*TEMPLATE.glob
 
 @pytest.mark.parametrize("page", PAGES)
 def test_every_link_within_the_template_leads_somewhere(page: str) -> None:
-    links = re.findall(r"\]\(([^)#]*)(#[^)]+)?\)", (TEMPLATE / page).read_text(encoding="utf-8"))
-    for target, anchor in links:
-        if target.startswith(("https://", "../../tree/")):
-            continue
-        file = (TEMPLATE / page).parent / target if target else TEMPLATE / page
-        assert file.exists(), target
-        headings = re.findall("^#+ (.*)$", file.read_text(encoding="utf-8"), re.MULTILINE) if anchor else []
-        assert not anchor or anchor[1:] in [
-            re.sub(r"[^\w-]", "", title.lower().replace(" ", "-")) for title in headings
-        ]
+    assert broken_links(TEMPLATE / page) == []
+
+
+def test_every_guide_is_linked_from_the_readme() -> None:
+    readme = (TEMPLATE / "README.md").read_text(encoding="utf-8")
+    assert [page for page in PAGES if page not in ("CHANGELOG.md", "README.md") and f"]({page})" not in readme] == []
 
 
 def test_the_owner_is_replaced_by_the_commands_in_contributing(clone: Path) -> None:

@@ -622,10 +622,7 @@ def test_what_is_new_in_the_template_is_proposed_once(
     run("git", "clone", "--quiet", "--branch", branch, repository.origin, proposed, cwd=tmp_path, env=env)
     assert tree(proposed) == as_updated(newest, project)
     told = git(proposed, env, "log", "-1", "--format=%an %s %b").strip()
-    assert (
-        told
-        == f"github-actions[bot] Take what is new in the template CHANGELOG.md in {ADDRESS} says what that asks of you."
-    )
+    assert told == f"github-actions[bot] Merge the template's changes CHANGELOG.md in {ADDRESS} says what they require."
 
 
 def in_conflict(project: Path, env: dict[str, str]) -> None:
@@ -645,7 +642,7 @@ def where_only_the_template_s_own_files_changed(project: Path, env: dict[str, st
 
 RUNS: list[tuple[Damage, str, int, str]] = [
     (in_conflict, "token", 2, "Resolve them"),
-    (unaltered, "", 1, "no secret TEMPLATE_UPDATE_TOKEN"),
+    (unaltered, "", 1, "without the secret TEMPLATE_UPDATE_TOKEN"),
     (without_its_record, "token", 0, ""),
     (where_only_the_template_s_own_files_changed, "token", 0, "Good work!"),
 ]

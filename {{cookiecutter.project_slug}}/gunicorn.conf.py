@@ -1,10 +1,14 @@
 """How `python -m app` serves `app.main:create_app()`: both ports, the settings of `app.settings`, JSON logs."""
 
+import errno
 import gc
 import os
 import shutil
 import signal
+import socket
+import sys
 import tempfile
+import time
 from pathlib import Path
 from types import FrameType
 from typing import Any, ClassVar
@@ -69,7 +73,24 @@ logconfig_dict = log_config(settings.log_level)
 preload_app = True  # the workers share the code's memory, and a fault in it ends the master instead of each worker
 
 
+def wait_for_ports(addresses: list[tuple[str, int] | str], timeout: float = 5) -> None:
+    """End with one sentence if another process has a port: gunicorn would log ten lines first."""
+    deadline = time.monotonic() + timeout
+    for host, port in (address for address in addresses if not isinstance(address, str)):  # which is a Unix socket
+        while True:
+            try:
+                socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+                break
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE or time.monotonic() > deadline:
+                    reason = str(error.strerror).partition(" (while")[0]
+                    sys.exit(f"Cannot listen on {host}:{port}: {reason}. Stop what uses it, or set PORT or MCP_PORT.")
+                time.sleep(0.1)
+
+
 def on_starting(server: Arbiter) -> None:
+    if "GUNICORN_FD" not in os.environ:  # with which a new master inherits the ports of the one that it replaces
+        wait_for_ports(server.cfg.address)
     metrics_folder.mkdir(parents=True, exist_ok=True)
     for left_over in metrics_folder.glob("*.db"):
         left_over.unlink()

@@ -7,7 +7,7 @@ refuse() {
 	exit 1
 }
 
-top=$(git rev-parse --show-toplevel) || refuse 'this is not a git repository. Create one with: git init'
+top=$(git rev-parse --show-toplevel 2>/dev/null) || refuse 'this is not a git repository. Create one with: git init'
 folder=$(git rev-parse --show-prefix | sed "s/'/'\\\\''/g")
 common=$(cd "$(git rev-parse --git-common-dir)" && pwd)
 hooks=$(git config --type=path core.hooksPath) || hooks=$common/hooks

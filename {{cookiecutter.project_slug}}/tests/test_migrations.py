@@ -77,6 +77,15 @@ def test_migrations_that_two_branches_added_are_both_run(
         assert execute(empty_database_url, f"SELECT * FROM {table}") == []
 
 
+def test_a_database_of_another_version_ends_the_migration_with_one_clear_message(
+    config: Config, empty_database_url: str
+) -> None:
+    command.upgrade(config, "heads")
+    execute(empty_database_url, "UPDATE alembic_version SET version_num = 'newer' RETURNING 1")
+    with pytest.raises(SystemExit, match=r"^The database cannot be migrated: .* 'newer' .* run that version"):
+        migrate(Settings(database_url=SecretStr(empty_database_url)))
+
+
 def test_a_database_that_is_up_to_date_needs_no_alembic(config: Config, empty_database_url: str) -> None:
     settings = Settings(database_url=SecretStr(empty_database_url))
     migrate(settings)

@@ -56,7 +56,7 @@ def test_readiness_waits_for_the_migrations(client: TestClient, database_url: st
     finally:
         execute(database_url, "ALTER TABLE alembic_version_away RENAME TO alembic_version")
     assert refused.status_code == 503
-    assert refused.json()["detail"] == "The database has no tables yet: run the migrations."
+    assert refused.json()["detail"] == "The database has no tables yet: run `python -m app.db.migrate`."
     assert client.get("/ready").status_code == 200
 
 

@@ -1,7 +1,10 @@
 """What happens to requests when workers are killed, hang, are stopped, or have too much to do."""
 
 import asyncio
+import os
 import socket
+import subprocess
+import sys
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,11 +16,11 @@ from starlette.testclient import TestClient
 
 from app.database_url import is_sqlite
 from app.db.migrate import migrate
-from app.settings import Settings
+from app.settings import ROOT, Settings
 from tests.conftest import REST_URL, execute
 from tests.gizmos import GIZMOS_APP, SLOW_REQUEST_STARTED, create_app, create_gizmos_table
 from tests.load import Load
-from tests.server import ADMIN_KEY, Server, fetch, wait_until
+from tests.server import ADMIN_KEY, Server, fetch, free_port, wait_until
 
 KILLS = 3
 
@@ -111,6 +114,20 @@ def test_workers_end_with_their_master_so_that_a_new_one_finds_the_ports_free(
         assert in_flight.result().status_code == 200
         for port in (server.port, server.mcp_port):
             socket.create_server(("127.0.0.1", port)).close()
+
+
+@pytest.mark.slow
+def test_a_port_that_is_in_use_ends_the_start_with_one_clear_message(tmp_path: Path, database_url: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        environment = {**os.environ, "DATABASE_URL": database_url, "PORT": str(port), "MCP_PORT": str(free_port())}
+        command = [sys.executable, "-m", "app"]
+        run = subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False
+        )
+    assert run.returncode == 1
+    assert run.stderr.startswith(f"Cannot listen on 127.0.0.1:{port}: Address already in use.")
+    assert "ERROR" not in run.stdout
 
 
 @pytest.mark.slow

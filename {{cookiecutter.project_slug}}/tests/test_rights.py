@@ -157,4 +157,4 @@ def test_the_command_line_gives_keys_less_power(
     assert f"{key_id}\texpired\tread-only\t{today}\tuntil 2020-01-01\t{name}\n" in run("list")
     with pytest.raises(SystemExit):
         run("issue", name, "--expires", "tomorrow")
-    assert "'tomorrow' is not a number of days or hours such as 90d or 12h" in capsys.readouterr().err
+    assert "'tomorrow' is not a number of days or hours, such as 90d or 12h" in capsys.readouterr().err

@@ -109,7 +109,7 @@ class Database(ABC):
         except TimeoutError:
             raise DatabaseUnavailable(f"The database does not answer within {PING_TIMEOUT:.0f} s.") from None
         except DBAPIError:
-            raise DatabaseUnavailable("The database has no tables yet: run the migrations.") from None
+            raise DatabaseUnavailable("The database has no tables yet: run `python -m app.db.migrate`.") from None
         finally:
             query.cancel()
 

@@ -19,18 +19,26 @@ _ASSIGNMENT = re.compile(r"^(revision|down_revision)\b[^=\n]*=(.*)$", re.MULTILI
 _STRING = re.compile("""["']([^"']+)["']""")
 
 
+class UnknownRevision(SystemExit):
+    """The database was migrated by another version of the service."""
+
+
 def migrate(settings: Settings) -> None:
     """Run the migrations that are due. Several processes may do so at once: one works, the others wait for it.
 
     Raises:
         SystemExit: the database cannot be reached or written.
+        UnknownRevision: the migrations here do not include the one that the database is at.
     """
     try:
         if not _is_up_to_date(settings):
             _upgrade(settings)
     except DatabaseUnavailable as error:
         reason = error.__cause__ and outage(error.__cause__)
-        sys.exit(f"The database cannot be migrated: {reason or error} ({settings.migration_target})")
+        sys.exit(
+            f"The database cannot be migrated: {reason or error} ({settings.migration_target}). "
+            "Check that DATABASE_URL is right, and that the database is running and writable."
+        )
 
 
 def _is_up_to_date(settings: Settings) -> bool:
@@ -59,10 +67,17 @@ def _newest_revisions() -> set[str]:
 def _upgrade(settings: Settings) -> None:
     from alembic import command
     from alembic.config import Config
+    from alembic.util import CommandError
 
     config = Config(ROOT / "alembic.ini")
     config.attributes["settings"] = settings
-    command.upgrade(config, "heads")  # several, where two branches of the code each added one
+    try:
+        command.upgrade(config, "heads")  # several, where two branches of the code each added one
+    except CommandError as error:
+        raise UnknownRevision(
+            f"The database cannot be migrated: {error} ({settings.migration_target}). If another version of the service has "
+            "migrated it, run that version, or restore a backup from before."
+        ) from error
 
 
 if __name__ == "__main__":

@@ -178,7 +178,7 @@ def record(terminal: Terminal, folder: Path) -> None:
     terminal.type(f"""curl {API}/tasks -H "X-API-Key: $API_KEY" --json '{{"title": "Send the invoice"}}'""")
     terminal.wait_for(r"\$ $")
     terminal.watch(PAUSE)
-    terminal.type("# An assistant is asked what is still to be done, and calls a tool over MCP:")
+    terminal.type("# Asked what is still open, an assistant calls a tool over MCP:")
     call = '{"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "list_tasks", "arguments": {"status": "todo"}}}'
     terminal.type(f"""curl {MCP} -H "Authorization: Bearer $API_KEY" --json '{call}'""")
     terminal.wait_for(r"\$ $")

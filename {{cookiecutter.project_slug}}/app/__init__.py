@@ -1,1 +1,1 @@
-"""The service: `main` puts it together, `features` lists what it can do, `web` and `db` are the platform below."""
+"""The service. `main` assembles it, `features` lists its features, and `web` and `db` are the platform below."""

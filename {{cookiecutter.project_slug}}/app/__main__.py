@@ -1,4 +1,4 @@
-"""Starts the service: `python -m app`. `gunicorn.conf.py` says how it is served."""
+"""Starts the service: `python -m app`. `gunicorn.conf.py` configures the server."""
 
 import argparse
 import os

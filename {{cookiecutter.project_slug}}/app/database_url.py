@@ -1,4 +1,4 @@
-"""The database URLs that people have, and what the service makes of them."""
+"""Accepts database URLs as people write them, and converts them for SQLAlchemy."""
 
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError

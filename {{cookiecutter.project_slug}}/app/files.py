@@ -1,4 +1,4 @@
-"""Files with data or secrets, which not everybody on a machine may read."""
+"""Creates files with data or secrets, which not every user of the machine may read."""
 
 import os
 import stat

@@ -1,4 +1,4 @@
-"""Logs as one JSON object a line on stdout, each with the id of the request it belongs to."""
+"""Logs to stdout, one JSON object per line, with the id of the request."""
 
 import json
 import logging

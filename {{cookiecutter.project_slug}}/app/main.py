@@ -1,4 +1,4 @@
-"""Puts the service together: two ASGI apps, one for each port, over one database."""
+"""Assembles the service: two ASGI apps, one for each port, on one database."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext

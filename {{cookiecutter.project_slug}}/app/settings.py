@@ -1,5 +1,5 @@
 {% from 'quoting.jinja' import python_string %}
-"""Settings, read from the environment or `.env` and checked once, at start; `python -m app.settings` only checks."""
+"""Settings, read from the environment or `.env` and checked once, at startup; `python -m app.settings` only checks them."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""Traces by OpenTelemetry, sent over OTLP; imported only where `OTEL_EXPORTER_OTLP_ENDPOINT` says where to.
+"""Traces by OpenTelemetry, sent over OTLP; imported only if `OTEL_EXPORTER_OTLP_ENDPOINT` is set.
 
 The spans of SQL statements are made here, those of requests in `app.web.traces`, and those of tool calls by the MCP
 library. None holds data: no parameters of a statement, no query of a URL, no text of an exception.

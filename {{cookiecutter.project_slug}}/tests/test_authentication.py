@@ -1,4 +1,4 @@
-"""Who may call: nobody without a key, on any route of both ports."""
+"""Who may call: nobody without a key, on any route of either port."""
 
 import hmac
 from typing import Any

@@ -1,4 +1,4 @@
-"""Web pages of the allowed origins may call, on both ports; those of any other may not."""
+"""CORS: web pages of the allowed origins may call both ports, and no others."""
 
 import pytest
 from starlette.testclient import TestClient

@@ -1,4 +1,4 @@
-"""Imports go downwards only, so that a feature can be deleted and the platform be updated."""
+"""Imports only go downwards, so that features can be deleted and the platform can be updated."""
 
 import ast
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Logs: JSON with request ids that nobody can forge, and no secret in them or in any answer."""
+"""Logs: JSON, with request ids that nobody can forge, and no secrets in logs or responses."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""What keys may do: some only read, and some end by themselves."""
+"""What keys may do: some are read-only, and some expire."""
 
 import asyncio
 import re

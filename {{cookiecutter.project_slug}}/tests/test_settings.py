@@ -1,4 +1,4 @@
-"""The environment is checked at start: what is accepted, what is refused, and how the refusal reads."""
+"""Settings are checked at startup: what is accepted, what is rejected, and how the message reads."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""Keys over REST, for whoever has the admin key."""
+"""API keys over REST, for holders of the admin key."""
 
 from fastapi import Response
 

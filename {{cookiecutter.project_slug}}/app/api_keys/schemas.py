@@ -1,4 +1,4 @@
-"""What goes over the wire."""
+"""Requests and responses."""
 
 from datetime import UTC, datetime
 from typing import Annotated

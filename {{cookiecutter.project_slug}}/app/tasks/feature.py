@@ -1,4 +1,4 @@
-"""What tasks bring to the service."""
+"""What tasks add to the service."""
 
 from app.db.database import Database
 from app.tasks.rest import tasks_router

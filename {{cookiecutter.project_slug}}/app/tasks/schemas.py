@@ -1,4 +1,4 @@
-"""What goes over the wire: the same shapes and the same rules for REST and MCP."""
+"""Requests and responses, with the same rules for REST and MCP."""
 
 import re
 from datetime import date, datetime

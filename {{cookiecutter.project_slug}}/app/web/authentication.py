@@ -1,4 +1,4 @@
-"""Lets nobody in without an API key or an access token, on both ports, and nobody write who may only read."""
+"""Requires an API key or an access token on both ports, and rejects writes by callers who may only read."""
 
 import hmac
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""The pages /docs and /redoc, with all that they load: they need no internet, and run no script but these."""
+"""The pages /docs and /redoc and everything they load: they work offline, and run no other scripts."""
 
 from base64 import b64encode
 from hashlib import sha256

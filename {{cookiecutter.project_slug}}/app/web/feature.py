@@ -1,4 +1,4 @@
-"""What a feature brings to the service."""
+"""What a feature adds to the service."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Prometheus metrics, right under several workers: each writes to files, and any of them sums up those of all."""
+"""Prometheus metrics that are correct with several workers: each writes files, and any of them adds up the files of all."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""What surrounds each request on both ports, as plain ASGI classes: BaseHTTPMiddleware costs each request 100 us a layer."""
+"""The middleware of both ports, as plain ASGI classes: BaseHTTPMiddleware would cost each request 100 us per layer."""
 
 import asyncio
 import logging

@@ -1,4 +1,4 @@
-"""Access tokens of another party's OAuth issuer, beside keys: this service is a resource server and never issues any.
+"""OAuth access tokens of an external issuer, in addition to keys. This service is a resource server and issues none.
 
 RFC 9728 (metadata), RFC 8707 (audience), RFC 9068 (JWT access tokens), RFC 8725 (how to check a JWT).
 """

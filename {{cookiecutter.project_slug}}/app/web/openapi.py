@@ -1,4 +1,4 @@
-"""Adds to FastAPI's OpenAPI document what surrounds the routes: authentication and the errors that all have in common."""
+"""Adds what all routes have in common to FastAPI's OpenAPI document: authentication and errors."""
 
 from http import HTTPStatus
 from typing import Any

@@ -1,4 +1,4 @@
-"""Every error as problem details (RFC 9457): whoever finds one raises it, and `problem_for` makes the answer."""
+"""Every error as problem details (RFC 9457): any code can raise one, and `problem_for` turns it into a response."""
 
 import json
 import logging

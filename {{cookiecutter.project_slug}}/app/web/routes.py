@@ -1,4 +1,4 @@
-"""The routes of features: FastAPI's, but query parameters that a route does not have are refused.
+"""The routes of features: FastAPI's, except that they reject unknown query parameters.
 
 A mistyped filter would otherwise return everything.
 """

@@ -1,4 +1,4 @@
-"""Building blocks of what goes over the wire: the same shapes and rules for REST and MCP."""
+"""Building blocks of requests and responses, with the same rules for REST and MCP."""
 
 import re
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Calls of tools, answered as part of their request, as the MCP library does for the newest revision of the protocol.
+"""Answers tool calls within their request, as the MCP library does for the newest revision of the protocol.
 
 For a request of the older ones, which clients send today, it starts a server with streams of its own: more work than most
 tools are. All that is no plain call of a tool is left to the library, and so is whatever is wrong with one.

@@ -1,4 +1,4 @@
-"""Tools for AI assistants: what each declares of itself, how small its answers are, and what its errors say."""
+"""Tools for AI assistants: their annotations, short results and error messages."""
 
 import inspect
 import time

@@ -83,7 +83,7 @@ RESERVED_NAMES = {
     ],
     "a host name that the service uses": ["database", "localhost", "valkey"],
     "a database that PostgreSQL creates itself": ["template0", "template1"],
-    "the superuser": ["root"],
+    "the name of the superuser": ["root"],
 }
 
 LABEL = "[a-z0-9]([a-z0-9-]*[a-z0-9])?"

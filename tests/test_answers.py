@@ -59,7 +59,7 @@ BAD_ANSWERS = [
     ("project_slug", "a" * 51, "must have at most 50 characters"),
     *(("project_slug", value, "must not be a host name that the service uses") for value in ("database", "valkey")),
     ("project_slug", "template1", "must not be a database that PostgreSQL creates itself"),
-    ("project_slug", "root", "must not be the superuser"),
+    ("project_slug", "root", "must not be the name of the superuser"),
     *(("project_slug", value, "must not be a package that the service depends on") for value in ("mcp", "pytest-cov")),
     *(("project_slug", value, "must not be a Windows device name") for value in ("con", "lpt1")),
     *(

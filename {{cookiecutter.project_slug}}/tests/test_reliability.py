@@ -120,7 +120,8 @@ def test_workers_end_with_their_master_so_that_a_new_one_finds_the_ports_free(
 def test_a_port_that_is_in_use_ends_the_start_with_one_clear_message(tmp_path: Path, database_url: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        environment = {**os.environ, "DATABASE_URL": database_url, "PORT": str(port), "MCP_PORT": str(free_port())}
+        environment = {**os.environ, "DATABASE_URL": database_url, "HOST": "127.0.0.1"}
+        environment |= {"PORT": str(port), "MCP_PORT": str(free_port())}
         command = [sys.executable, "-m", "app"]
         run = subprocess.run(
             command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False

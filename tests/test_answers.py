@@ -430,10 +430,14 @@ def test_after_rendering_empty_folders_are_gone_and_the_next_steps_are_told(
     for folder in ("a/b/c", ".github/workflows", "kept", ".git/refs/tags", ".venv/lib"):
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "kept" / "file").touch()
+    elsewhere = tmp_path.parent / f"{tmp_path.name}-elsewhere"
+    (elsewhere / "empty").mkdir(parents=True)
+    (tmp_path / "kept" / "link").symlink_to(elsewhere)
     run_hook("post_gen_project", tmp_path, project_name='It\'s "{x}" \\ 🚀', _template=str(TEMPLATE))
     assert {path.relative_to(tmp_path).as_posix() for path in snapshot(tmp_path)} == {
-        *("kept", "kept/file", ".git", ".git/refs", ".git/refs/tags", ".venv", ".venv/lib")
+        *("kept", "kept/file", "kept/link", ".git", ".git/refs", ".git/refs/tags", ".venv", ".venv/lib")
     }
+    assert (elsewhere / "empty").is_dir()
     told = capfd.readouterr().out
     assert told.splitlines() == [
         "",

@@ -178,6 +178,15 @@ def test_of_a_template_that_was_altered_no_origin_is_recorded(
     assert f"because the template {reason}." in capfd.readouterr().out
 
 
+def test_where_there_is_no_git_no_origin_is_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    run_hook("post_gen_project", tmp_path, _template="template", _repo_dir=str(tmp_path))
+    assert not (tmp_path / ".cruft.json").exists()
+    assert f"because the template {NO_REMOTE}." in capfd.readouterr().out
+
+
 URL = ADDRESS.removeprefix("https://")
 CREDENTIALS = [
     (f"https://user:token@{URL}", ADDRESS),

@@ -348,16 +348,17 @@ def test_the_printed_command_names_the_version_and_the_folder(tmp_path: Path, te
 
 
 def test_hooks_do_without_the_version_that_cookiecutter_2_2_and_2_3_keep_to_themselves(
-    tmp_path: Path, template_clone: Path
+    tmp_path: Path, template_clone: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     run("git", "clone", "--quiet", str(template_clone), "clone", cwd=tmp_path, env=environment())
     known = {"_checkout": ..., "_template": f"git+file://{template_clone}", "_repo_dir": str(tmp_path / "clone")}
-    project = tmp_path / "project"
+    project = tmp_path / "a project"
     project.mkdir()
     with pytest.raises(SystemExit, match="with the good answers:\n"):
         run_hook("pre_gen_project", project, api_port="1", **known)
     run_hook("post_gen_project", project, **known)
     assert json.loads((project / ".cruft.json").read_text(encoding="utf-8"))["checkout"] is None
+    assert capfd.readouterr().out.splitlines()[-2:] == [f"  cd '{project}'", "  make dev"]
 
 
 def test_an_existing_folder_is_left_alone(tmp_path: Path) -> None:

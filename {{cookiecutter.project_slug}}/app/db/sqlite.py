@@ -105,16 +105,18 @@ def _wait_for_lock(connection: sqlite3.Connection, statement: str) -> None:
     """
     deadline = time.monotonic() + LOCK_TIMEOUT
     connection.execute("PRAGMA busy_timeout = 0").close()
-    while True:
-        try:
-            connection.execute(statement).close()
-            break
-        except sqlite3.OperationalError as error:
-            is_busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY  # the other bits say what keeps it busy
-            if not is_busy or time.monotonic() > deadline:
-                raise
-            time.sleep(RETRY_LOCK_AFTER)
-    connection.execute(f"PRAGMA busy_timeout = {LOCK_TIMEOUT * 1000:.0f}").close()
+    try:
+        while True:
+            try:
+                connection.execute(statement).close()
+                return
+            except sqlite3.OperationalError as error:
+                is_busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY  # the other bits say what keeps it busy
+                if not is_busy or time.monotonic() > deadline:
+                    raise
+                time.sleep(RETRY_LOCK_AFTER)
+    finally:
+        connection.execute(f"PRAGMA busy_timeout = {LOCK_TIMEOUT * 1000:.0f}").close()
 
 
 def run_on_sqlite[T](url: str, work: Callable[[Connection], T]) -> T:

@@ -8,23 +8,23 @@ import re
 import shlex
 import sys
 
-# Whoever renders waits for each import: what only a template with a remote needs is imported where it is needed.
+# Every import delays rendering, so what only a template with a remote needs is imported there.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-# As pairs, which keep their order.
+# As pairs, to keep their order.
 CONTEXT: dict[str, Any] = dict(json.loads(r"""{{ cookiecutter.items() | list | tojson }}"""))
 
-# Where a project is rendered over an older one: empty folders in there may matter.
+# In these folders of a project that is rendered over, empty folders may matter.
 NOT_OURS = {".git", ".local", ".postgres", ".valkey", ".venv"}
 
-# cookiecutter adds these to the answers; cruft, which records the answers, does not.
+# cookiecutter adds these to the answers, but cruft does not record them.
 ADDED = {"_template", "_output_dir", "_repo_dir", "_checkout"}
 
 
 def prune(folder: str) -> None:
-    """Remove the empty folders in a folder: a file whose name renders to nothing leaves its folder behind."""
+    """Remove empty folders: a file whose name renders to nothing leaves its folder behind."""
     with os.scandir(folder) as found:
         children = list(found)
     for child in children:
@@ -35,7 +35,7 @@ def prune(folder: str) -> None:
 
 
 def record_origin() -> str | None:
-    """Write the .cruft.json that `cruft create` would have written, or say what of the template rules that out."""
+    """Write the .cruft.json that `cruft create` would have written, or return why that is impossible."""
     if CONTEXT["_repo_dir"] == CONTEXT["_template"]:
         return "is a local directory"
     from pathlib import Path
@@ -65,15 +65,15 @@ def record_origin() -> str | None:
 
 
 def without_credentials(url: str) -> str:
-    """The address for a file that everybody who has the project can read: git has a credential helper for the rest."""
+    """The URL without credentials, for a file that everybody with the project can read; git has credential helpers."""
     url = re.sub(r"^file://", "", url)
     if re.match(r"(https?|ftps?)://", url):
         return re.sub(r"^(\w+://)[^/?#]*@", r"\1", re.sub(r"[?#].*", "", url))
-    return re.sub(r"^(\w[\w+.-]*://[^/@:]*):[^/@]*@", r"\1@", url)  # of SSH, the user belongs to the address
+    return re.sub(r"^(\w[\w+.-]*://[^/@:]*):[^/@]*@", r"\1@", url)  # the user of an SSH URL is part of the address
 
 
 def git(*arguments: str) -> str:
-    """What git says of the template."""
+    """Run git in the template and return its output."""
     import subprocess
 
     command = ["git", "-C", CONTEXT["_repo_dir"], *arguments]
@@ -81,15 +81,15 @@ def git(*arguments: str) -> str:
 
 
 def environment() -> dict[str, str]:
-    """Without GIT_DIR and the like, which git sets in its hooks: they would lead to another repository."""
+    """The environment without GIT_DIR and the like, which git sets in hooks, and which lead to another repository."""
     return {name: value for name, value in os.environ.items() if not re.match("GIT_(?!CONFIG_|EXEC_PATH)", name)}
 
 
 def main() -> None:
-    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr] # a name may be beyond the terminal
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr] # the terminal may not support a name
     project = os.getcwd()  # noqa: PTH109
     prune(project)
-    if "_repo_dir" not in CONTEXT:  # cruft, which renders twice for an update, in folders that do not last
+    if "_repo_dir" not in CONTEXT:  # cruft, which renders into temporary folders for an update
         return
     obstacle = record_origin()
     print(f"\n{CONTEXT['project_name']} is ready. Next steps, with more in README.md:")

@@ -1,4 +1,4 @@
-"""Rejects bad answers before anything is written: lists every problem, and prints a command that keeps the good answers.
+"""Rejects invalid answers before anything is written: lists all problems, and prints a command with the valid answers.
 
 It also rejects a cookiecutter that is too old, and refuses to overwrite uncommitted files.
 """
@@ -11,13 +11,13 @@ import re
 import sys
 import unicodedata
 
-# Whoever renders waits for each import: what only a refusal needs is imported where it is needed.
+# Every import delays rendering, so what only a rejection needs is imported there.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-# Raw and in three double quotes, which JSON never holds: this is safe whatever the answers are.
+# A raw string in triple double quotes, which JSON cannot contain: safe for any answers.
 CONTEXT: dict[str, Any] = json.loads(r"""{{ cookiecutter | tojson }}""")
 
 EXAMPLES = {
@@ -40,7 +40,7 @@ cookiecutter {version} is too old for this template, which needs {oldest} or new
 Nothing was written. You can ignore the traceback below.
 """
 
-# Older ones do not find what a file includes from templates/.
+# Older versions do not find includes in templates/.
 OLDEST_COOKIECUTTER = (2, 2)
 
 REFUSAL = """
@@ -59,7 +59,7 @@ OVERWRITING = """
 Nothing was written. You can ignore the traceback below.
 """
 
-# cruft renders the answers once more when it replays them, and would run what stands in these.
+# cruft renders the answers again when it replays them, and would execute these.
 TEMPLATE_CODE = ["{" + mark for mark in "%#{"]
 
 BIDIRECTIONAL_CONTROLS = {"LRE", "RLE", "PDF", "LRO", "RLO", "LRI", "RLI", "FSI", "PDI"}
@@ -109,7 +109,7 @@ def text_faults(value: str, longest: int) -> list[str]:
 
 
 def is_control(character: str) -> bool:
-    """Whether it breaks a line, is no text, or changes the order in which a line is shown."""
+    """Whether a character breaks lines, is not text, or changes the direction of text."""
     return (
         unicodedata.category(character) in {"Cc", "Cs", "Zl", "Zp"}
         or unicodedata.bidirectional(character) in BIDIRECTIONAL_CONTROLS
@@ -171,7 +171,7 @@ def find_faults(answers: dict[str, str]) -> dict[str, list[str]]:
 
 
 def retry_command(answers: dict[str, str]) -> str:
-    """The command that keeps these answers and asks for the others."""
+    """A command that keeps these answers and asks for the others."""
     import shlex
     import shutil
     from pathlib import Path
@@ -191,25 +191,25 @@ def retry_command(answers: dict[str, str]) -> str:
 
 
 def remove_folders_of(slug: str) -> None:
-    """Of a slug such as a/b, cookiecutter has made both folders by now; it will remove b and would leave a."""
+    """Remove the folders of a slug such as a/b: cookiecutter has created both, and would itself remove only b."""
     from contextlib import suppress
     from pathlib import Path
 
     folders = [Path.cwd(), *Path.cwd().parents][: len(Path(slug).parts)]
     if len(folders) > 1 and list(folders[1].iterdir()) == [folders[0]]:
-        with suppress(OSError):  # not empty, so not made for this slug
+        with suppress(OSError):  # not empty, so not created for this slug
             for folder in folders:
                 folder.rmdir()
 
 
 def can_be_restored(folder: str) -> bool:
-    """Whether all that is in a folder is committed, except for what git is told to ignore."""
+    """Whether everything in a folder is committed, except for ignored files."""
     if all(name == ".git" for name in os.listdir(folder)):  # noqa: PTH208
         return True
 
     import subprocess
 
-    # Without GIT_DIR and the like, which git sets in its hooks: they would lead to another repository.
+    # Without GIT_DIR and the like, which git sets in hooks and which would lead to another repository.
     env = {name: value for name, value in os.environ.items() if not re.match("GIT_(?!CONFIG_|EXEC_PATH)", name)}
 
     def git(*arguments: str) -> bytes:
@@ -222,14 +222,14 @@ def can_be_restored(folder: str) -> bool:
 
 
 def too_old() -> str | None:
-    """The version of a cookiecutter that cannot render this template."""
-    if "_repo_dir" in CONTEXT:  # set by cookiecutter since 2.2; not by cruft, which brings whichever it finds
+    """The version of cookiecutter if it is too old for this template, or None."""
+    if "_repo_dir" in CONTEXT:  # set by cookiecutter since 2.2, but not by cruft, which uses any version
         return None
     from importlib.metadata import PackageNotFoundError, version
 
     try:
         found = version("cookiecutter")
-    except PackageNotFoundError:  # bundled in some other way
+    except PackageNotFoundError:  # bundled in another way
         return None
     numbers = re.match(r"(\d+)\.(\d+)", found)
     return found if numbers and tuple(map(int, numbers.groups())) < OLDEST_COOKIECUTTER else None

@@ -1,7 +1,7 @@
-"""Writes the pictures in docs/ from a real run: `make pictures`, with chromium on PATH.
+"""Creates the pictures in docs/ from a real run: `make pictures`, with chromium on PATH.
 
-The recording is what a terminal shows from the first command to an assistant's call of a tool, as an animated SVG; the
-screenshots are of the service's pages.
+The recording is an animated SVG of a terminal, from the first command to a tool call by an assistant. The screenshots are
+of the service's pages.
 """
 
 import re
@@ -22,9 +22,9 @@ DOCS = TEMPLATE / "docs"
 API = "http://localhost:8000"
 MCP = "http://localhost:8051/mcp"
 COLUMNS, ROWS = 100, 26
-WIDTH, HEIGHT, MARGIN = 8.4, 19, 16  # of a character in pixels, and around all of them
+WIDTH, HEIGHT, MARGIN = 8.4, 19, 16  # of a character and around all of them, in pixels
 PAUSE = 1.5
-"""Seconds that a viewer waits at most where nothing changes; the service's installation takes longer."""
+"""At most this many seconds without a change are shown; installing the service takes longer."""
 TYPING = 0.05
 LAST = 6.0
 
@@ -41,18 +41,18 @@ COLORS = {
 }
 
 Line = tuple[tuple[int, str, str, bool], ...]
-"""Pieces of one look: the column, the text, the colour, whether it is bold."""
+"""Pieces with the same style: the column, the text, the colour, and whether it is bold."""
 
 
 class Frame(NamedTuple):
     at: float
     longest: float
-    """Seconds for which it is shown at most."""
+    """At most this many seconds are shown."""
     lines: list[Line]
 
 
 class Terminal:
-    """Shells, one after the other in the same window, and what it showed when."""
+    """A terminal that runs one shell after another and records its screen."""
 
     def __init__(self, env: dict[str, str], home: Path) -> None:
         self.home = str(home)
@@ -78,7 +78,7 @@ class Terminal:
         self.shell.send("\r")
 
     def wait_for(self, pattern: str, seconds: float = 300) -> None:
-        """Watch until this was printed after what was typed."""
+        """Watch until this is printed after what was typed."""
         deadline = time.monotonic() + seconds
         while not re.search(pattern, self.printed):
             assert time.monotonic() < deadline, self.printed
@@ -86,7 +86,7 @@ class Terminal:
         self.watch(0.5)
 
     def watch(self, seconds: float, longest: float = PAUSE) -> None:
-        """Show what is printed in this time."""
+        """Record what is printed within this time."""
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0:
             try:
@@ -118,7 +118,7 @@ def look(row: Any) -> Line:
 
 
 def svg(frames: list[Frame]) -> str:
-    """The frames below each other, of which an animation shows one after the other; each line that occurs is there once."""
+    """An animation that scrolls through all frames. Each distinct line is stored once."""
     known: dict[Line, int] = {}
     pictures, moments, elapsed = [], [], 0.0
     for number, frame in enumerate(frames):
@@ -153,7 +153,7 @@ def piece(of_line: tuple[int, str, str, bool]) -> str:
 
 
 def find_python(folder: Path) -> Path:
-    """The one that a project's Makefile finds, which the recording calls by a shorter path."""
+    """The Python that a project's Makefile finds, which the recording calls by a shorter path."""
     folder.mkdir()
     run(SCRIPTS / "cookiecutter", TEMPLATE, "--no-input", "--default-config", cwd=folder, env=environment())
     rule = ("--eval", "print-python: ; @echo $(PYTHON)", "print-python")
@@ -161,7 +161,7 @@ def find_python(folder: Path) -> Path:
 
 
 def record(terminal: Terminal, folder: Path) -> None:
-    """Render a service, start it and call it; it goes on."""
+    """Render a service, start it and call it, and leave it running."""
     terminal.open(folder)
     terminal.type(f"cookiecutter {updates.SHORT_ADDRESS}")
     for question in range(1, 10):

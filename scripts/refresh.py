@@ -1,4 +1,4 @@
-"""Takes newer dependencies and actions, and prints what that changes in rendered projects: the text of a pull request."""
+"""Updates dependencies and actions, and prints what that changes in rendered projects, for a pull request."""
 
 import difflib
 import subprocess
@@ -11,7 +11,7 @@ from cookiecutter.main import cookiecutter
 
 TEMPLATE = Path(__file__).resolve().parent.parent
 
-# Each part of the template that holds a version is in at least one of these.
+# Together, these cover every version in the template.
 ANSWERS = [
     {"database": "sqlite", "package_manager": "uv", "registry": "ghcr.io/your-org"},
     {
@@ -29,11 +29,11 @@ COMMANDS = [
     [sys.executable, "scripts/refresh_actions.py"],
 ]
 
-LONGEST = 60_000  # characters; GitHub takes 65 536
+LONGEST = 60_000  # characters; GitHub accepts 65 536
 
 
 def render() -> list[dict[str, list[str]]]:
-    """The lines of each file for each of `ANSWERS`, but the hashes: they would be most of every difference."""
+    """The lines of each file for each of `ANSWERS`, without hashes, which would be most of every diff."""
     with tempfile.TemporaryDirectory() as folder:
         projects = [
             cookiecutter(
@@ -65,7 +65,7 @@ def main() -> None:
     before = render()
     for command in COMMANDS:
         subprocess.run(command, cwd=TEMPLATE, check=True, stdout=sys.stderr)
-    # Those that several projects share are shown once.
+    # Changes that several projects share are shown once.
     text = "\n".join(filter(None, dict.fromkeys(differences(before, render()))))
     if len(text) > LONGEST:
         text = f"{text[:LONGEST]}\n... and {len(text) - LONGEST} characters more"

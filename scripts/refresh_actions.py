@@ -1,4 +1,4 @@
-"""Pins every action of the workflows, the template's and the rendered ones, to the commit of its newest release."""
+"""Pins every action, in the template's workflows and the rendered ones, to the commit of its newest release."""
 
 import re
 import subprocess
@@ -14,7 +14,7 @@ PIN = re.compile(
 
 @cache
 def newest(action: str) -> tuple[str, str]:
-    """The commit and the tag of the newest release, without looking at drafts such as v2.0.0-rc.1."""
+    """The commit and tag of the newest release, ignoring pre-releases such as v2.0.0-rc.1."""
     command = ["git", "ls-remote", "--tags", f"https://github.com/{action}"]
     listed = subprocess.run(command, check=True, capture_output=True, text=True, encoding="utf-8").stdout
     # An annotated tag has two lines; the second one, with ^{}, names its commit.

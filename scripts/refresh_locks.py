@@ -1,4 +1,4 @@
-"""Brings templates/locks/ up to date: renders a service for each lock, runs its own `make lock`, takes the result back."""
+"""Updates templates/locks/: renders a service for each lock, runs its `make lock`, and copies the result."""
 
 import argparse
 import json
@@ -19,7 +19,7 @@ SLUG = "name-of-the-project"
 
 
 def resolve(database: str, gpu: bool, *arguments: str) -> dict[Path, str]:
-    """What the locks for a database, with or without a job worker, should hold."""
+    """The locks for a database, with or without a job worker."""
     with tempfile.TemporaryDirectory() as folder:
         answers = {"project_slug": SLUG, "database": database, "gpu": gpu}
         project = cookiecutter(
@@ -30,7 +30,7 @@ def resolve(database: str, gpu: bool, *arguments: str) -> dict[Path, str]:
             default_config=True,
             accept_hooks=False,
         )
-        # The uv beside this Python will do: there is no need to install the service first.
+        # Uses this environment's uv, so the service need not be installed.
         tools = Path(sys.executable).parent
         make = ["make", "--silent", "lock", "--old-file=install", f"BIN={tools}", f"ARGS={' '.join(arguments)}"]
         subprocess.run(make, cwd=project, env={**os.environ, "UV_PYTHON": sys.executable}, check=True)

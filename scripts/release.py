@@ -1,4 +1,4 @@
-"""Prepares a release: `make release VERSION=v1.2.3`. Where that was done it changes nothing, which release.yml checks."""
+"""Prepares a release: `make release VERSION=v1.2.3`. Doing so again changes nothing, which release.yml checks."""
 
 import re
 import shutil
@@ -17,7 +17,7 @@ def numbers(version: str) -> list[int]:
 
 
 def prepared_changelog(version: str) -> str:
-    """The changelog with what is unreleased under the version."""
+    """The changelog with the unreleased changes moved below a heading for the version."""
     text = CHANGELOG.read_text(encoding="utf-8")
     if f"## {version}\n" not in text:
         text = text.replace("## Unreleased\n", f"## Unreleased\n\n## {version}\n", 1)

@@ -1,4 +1,4 @@
-"""Writes the files of a rendered project into README.md: `make tree`, after one is added or moved."""
+"""Writes the list of a rendered project's files into README.md: run `make tree` after adding or moving one."""
 
 import re
 import subprocess
@@ -29,7 +29,7 @@ def render(folder: str) -> Path:
 
 
 def tree(project: Path) -> str:
-    """A paragraph for each folder, with the names of its files."""
+    """The files as text, a paragraph for each folder."""
     files = sorted(path.relative_to(project) for path in project.rglob("*") if path.is_file())
     named = [file for file in files if file.name != "__init__.py"]
     lines = []

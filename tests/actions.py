@@ -1,4 +1,4 @@
-"""As much of GitHub Actions as the workflows use: what triggers one, and what its expressions say. Anything else is an error.
+"""The parts of GitHub Actions that the workflows use: triggers and expressions. Anything else is an error.
 
 Sources: docs.github.com, "Evaluate expressions in workflows and actions" and "Workflow syntax", filter pattern cheat sheet.
 """
@@ -16,7 +16,7 @@ Job = dict[str, Any]
 
 
 def load(file: Path) -> Workflow:
-    """Read a workflow with all its scalars as text: YAML 1.1 would take `on` for a boolean."""
+    """Read a workflow with all scalars as strings: YAML 1.1 would read `on` as a boolean."""
     workflow: Workflow = yaml.load(file.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
     return workflow
 
@@ -33,13 +33,13 @@ def starts(workflow: Workflow, event: str, ref: str) -> bool:
 
 
 def as_regex(pattern: str) -> str:
-    """A filter pattern: `*` stops at a slash; `?`, `+` and `[]` are as in regular expressions; a dot is a dot."""
+    """Convert a filter pattern: `*` stops at a slash; `?`, `+` and `[]` are as in regular expressions; a dot is a dot."""
     assert not re.search(r"\*\*|\\|!", pattern), f"not known here: {pattern}"
     return pattern.replace(".", r"\.").replace("*", "[^/]*")
 
 
 def evaluate(text: str, context: Context) -> Any:
-    """The value of a text: of one expression as such, else the text with its expressions filled in."""
+    """The value of a text: that of an expression, or the text with its expressions filled in."""
     if whole := re.fullmatch(r"\$\{\{([^}]*)\}\}", text.strip()):
         return value_of(whole[1], context)
     return re.sub(r"\$\{\{(.*?)\}\}", lambda found: as_text(value_of(found[1], context)), text)
@@ -51,7 +51,7 @@ def condition(text: str, context: Context) -> bool:
 
 
 def scripts(workflow: Workflow, job: str, context: Context) -> Iterator[tuple[str, dict[str, str]]]:
-    """Each `run` step of a job that its `if` lets run, with the environment that the workflow sets for it."""
+    """The `run` steps of a job whose `if` is true, each with the environment that the workflow sets for it."""
     for step in workflow["jobs"][job]["steps"]:
         if "run" in step and condition(step.get("if", "true"), context):
             yield step["run"], environment(context, workflow, workflow["jobs"][job], step)
@@ -71,14 +71,14 @@ def as_text(value: Any) -> str:
 
 
 class Fields(dict[str, Any]):
-    """A part of the context: what it does not hold has no value, and neither has what would be in that."""
+    """A part of the context. Missing fields, and fields of missing fields, have no value."""
 
     def __getattr__(self, name: str) -> Any:
         value = self.get(name)
         return Fields(value or {}) if isinstance(value, Mapping | None) else value
 
 
-# Of these, Python knows the same under other names. It has the same strings, parentheses, `==` and `!=`.
+# Python has these under other names. Strings, parentheses, `==` and `!=` are the same.
 PYTHON = [(r"&&", " and "), (r"\|\|", " or "), (r"!(?!=)", " not "), (r"\btrue\b", "True"), (r"\bfalse\b", "False")]
 
 FUNCTIONS = {
@@ -88,7 +88,7 @@ FUNCTIONS = {
 
 
 def value_of(expression: str, context: Context) -> Any:
-    """Python's value of an expression; `==` ignores no case here, and nothing is converted."""
+    """Evaluate an expression in Python. Unlike on GitHub, `==` is case-sensitive and converts nothing."""
     assert re.fullmatch(r"(?:'[^']*'|[\w.!=&|(), ])*", expression.strip()), f"not known here: {expression}"
     for pattern, replacement in PYTHON:
         expression = re.sub(pattern, replacement, expression)

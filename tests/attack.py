@@ -1,5 +1,6 @@
-"""Attacks a service from inside its network, all at once, and says how it served others meanwhile. Runs in a container, so
-it has Python's own library alone: `python - KEY SECONDS < tests/attack.py` prints JSON.
+"""Attacks a service from inside its network in several ways at once, and reports how it served others meanwhile.
+
+It runs in a container with nothing but the standard library: `python - KEY SECONDS < tests/attack.py` prints JSON.
 """
 
 import asyncio
@@ -14,13 +15,13 @@ from collections.abc import Awaitable, Callable
 _, KEY, SECONDS = sys.argv
 REST, MCP = 8000, 8051
 CONNECTIONS = 130
-"""Of each kind that sends little, on each port: together with the others more than the two workers' 1000."""
+"""Of each kind that sends little, on each port. With the others, these exceed the two workers' 1000."""
 READERS = 60
 SENDERS = 10
 BODIES = 100
 """Of almost a megabyte each, on each port."""
 BUFFER = 2048
-"""Bytes that a reader who does not read lets its system take."""
+"""Receive buffer of clients that do not read, in bytes."""
 
 end = time.monotonic() + float(SECONDS)
 
@@ -30,7 +31,7 @@ CALL = {"name": "list_tasks", "arguments": {"limit": 200}}
 
 
 def large_request(port: int) -> bytes:
-    """One whose answer is as large as they get."""
+    """A request with the largest possible response."""
     if port == REST:
         return HEAD + ANSWERED
     body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": CALL}).encode()
@@ -113,7 +114,7 @@ async def again_and_again(attack: Callable[[int], Awaitable[None]], port: int) -
 
 async def attack() -> None:
     kinds: dict[Callable[[int], Awaitable[None]], int] = {
-        read_nothing: READERS,  # first, for those who come later than the rest are not let in
+        read_nothing: READERS,  # first, because connections beyond the limit are refused
         send_nothing: CONNECTIONS,
         send_half_a_header: CONNECTIONS,
         send_a_byte_each_second: CONNECTIONS,

@@ -1,4 +1,4 @@
-"""The docs of a service in a real browser that has no internet."""
+"""A service's docs in a real browser without internet access."""
 
 import json
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from tests.sandbox import program
 
 @contextmanager
 def page() -> Iterator[tuple[Page, list[str]]]:
-    """A page, and the addresses that it asks for."""
+    """A page, and the list of URLs that it requests."""
     chromium = program("chromium", "chromium", "chromium-browser", "google-chrome")
     without_internet = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE localhost"
     with sync_playwright() as playwright:
@@ -35,7 +35,7 @@ def open_swagger_ui(page: Page, url: str) -> None:
 
 
 def try_out(page: Page, key: str, operation: str, body: str) -> Any:
-    """Log in with a key, call an operation with this body, and return the answer's."""
+    """Authorize with a key, call an operation with this body, and return the response's body."""
     page.get_by_role("button", name="Authorize").click()
     login = page.locator(".modal-ux")
     login.get_by_label("Value").first.fill(key)

@@ -1,4 +1,4 @@
-"""What can be chosen, as data: each combination here is rendered and read, and its image built and started."""
+"""The possible answers, as data. Each combination is rendered and read, and its image is built and started."""
 
 import json
 from itertools import product

@@ -1,4 +1,4 @@
-"""Fixtures that render the combinations, and what the marks and combinations of a test mean for its run."""
+"""Fixtures that render the combinations, and hooks that select and group tests by combination and marks."""
 
 import functools
 import os
@@ -14,8 +14,8 @@ from tests import docker, updates
 from tests.combinations import COMBINATIONS, TEMPLATE, Combination
 from tests.sandbox import SCRIPTS, environment, run
 
-# Each start of pytest closes the folder that all runs of a user share to everybody else. As root, PostgreSQL runs as
-# another user and needs its data open: so this run, with all its processes, has a folder of its own.
+# Each start of pytest makes the folder that all of a user's runs share inaccessible to other users. If the tests run as
+# root, PostgreSQL runs as another user and needs access to its data, so this run has its own folder.
 own_folder = None if "PYTEST_DEBUG_TEMPROOT" in os.environ else tempfile.mkdtemp()
 if own_folder:
     os.environ["PYTEST_DEBUG_TEMPROOT"] = own_folder
@@ -24,7 +24,7 @@ Bake = Callable[..., Path]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run a test that takes a combination for those in `RUN_FOR` of its module, or for all, unless it says for which."""
+    """Run tests that take a combination for `RUN_FOR` of their module, or for all, unless they use `only`."""
     said = any("combination" in mark.args[0] for mark in metafunc.definition.iter_markers("parametrize"))
     if "combination" in metafunc.fixturenames and not said:
         run_for = getattr(metafunc.module, "RUN_FOR", COMBINATIONS)
@@ -32,19 +32,19 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def only(*combinations: Combination) -> pytest.MarkDecorator:
-    """Run a test for these combinations alone."""
+    """Run a test for only these combinations."""
     return pytest.mark.parametrize("combination", combinations, ids=str, indirect=True, scope="session")
 
 
 def group(item: pytest.Item) -> str:
-    """The module and the combination of a test, if it has one."""
+    """The module and, if there is one, the combination of a test."""
     parameters = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
     return f"{item.path.stem}-{parameters['combination']}" if "combination" in parameters else ""
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None]:
-    """Run a group's tests one after the other, as they are written, in one process, which installs or builds once."""
+    """Run the tests of a group in order and in one process, which installs or builds only once."""
     written = {id(item): number for number, item in enumerate(items)}
     for item in items:
         if group(item):
@@ -54,7 +54,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None]:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip what needs Docker where there is none, or fail it if `REQUIRE_DOCKER` is set."""
+    """Skip tests that need Docker if there is none, or fail them if `REQUIRE_DOCKER` is set."""
     if item.get_closest_marker("docker") and (reason := docker.docker_missing()):
         (pytest.fail if os.environ.get("REQUIRE_DOCKER") else pytest.skip)(reason)
 
@@ -72,7 +72,7 @@ def remove_images() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def bake(cookies_session: Cookies) -> Bake:
-    """Render the template with these answers, once; to be read only."""
+    """Render the template with these answers, once; read-only."""
 
     @functools.cache
     def bake(**answers: object) -> Path:
@@ -85,20 +85,20 @@ def bake(cookies_session: Cookies) -> Bake:
 
 @pytest.fixture(scope="session")
 def combination(request: pytest.FixtureRequest) -> Combination:
-    """The only fixture of this name. Were it overridden in a module, what depends on it would stay that of another module."""
+    """Do not override this in a module: session fixtures that depend on it would keep the value of another module."""
     found: Combination = request.param
     return found
 
 
 @pytest.fixture(scope="session")
 def baked(bake: Bake, combination: Combination) -> Path:
-    """The combination as rendered; to be read only."""
+    """The rendered combination; read-only."""
     return bake(**combination._asdict())
 
 
 @pytest.fixture(scope="session")
 def python(bake: Bake) -> Path:
-    """A Python that services run on: the one their Makefile finds or, where there is none, one that uv brings."""
+    """A Python for services: the one that their Makefile finds or, if there is none, one from uv."""
     rule = ("--eval", "print-python: ; @echo $(PYTHON)", "print-python")
     found = run("make", "--silent", *rule, cwd=bake(), env=environment()).stdout.strip()
     if not found:
@@ -111,7 +111,7 @@ def python(bake: Bake) -> Path:
 
 @pytest.fixture(scope="session")
 def template_clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The template as it is now, committed in a repository of its own."""
+    """The template as it is now, committed to a new repository."""
     folder = tmp_path_factory.mktemp("clone") / TEMPLATE.name
     env = environment(GIT_CONFIG_GLOBAL="/dev/null")
     for name in run("git", "ls-files", "-coz", "--exclude-standard", cwd=TEMPLATE, env=env).stdout.split("\0"):
@@ -126,7 +126,7 @@ def template_clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def github(template_clone: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder in which the template is, with a release before what it is now: see `tests/updates.py`."""
+    """A folder that stands in for GitHub. Its template has a release before the current state: see `tests/updates.py`."""
     folder = tmp_path_factory.mktemp("github")
     updates.serve(template_clone, folder)
     return folder
@@ -134,7 +134,7 @@ def github(template_clone: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 @pytest.fixture(scope="session")
 def updated(combination: Combination, github: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project from the release before, changed in every module, and then updated; to be read only."""
+    """A project from the previous release, changed in every module and then updated; read-only."""
     folder = tmp_path_factory.mktemp("updated")
     env = updates.user(github, folder)
     project = updates.render(folder / "project", env, "--checkout", updates.RELEASE, **combination._asdict())

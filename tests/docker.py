@@ -1,4 +1,4 @@
-"""Containers for the tests: what is built, started and made here has one prefix, and is removed at the end."""
+"""Containers and images for the tests. All their names have a prefix, and all are removed at the end."""
 
 import functools
 import json
@@ -23,7 +23,7 @@ SECRET = "a-secret-of-the-tests-0123456789abcdef"
 
 @functools.cache
 def docker_missing() -> str | None:
-    """Why no container can be run here."""
+    """Why containers cannot run here, or None."""
     if shutil.which("docker") is None:
         return "there is no docker on PATH"
     answer = subprocess.run(["docker", "info"], capture_output=True, text=True, check=False)
@@ -31,7 +31,7 @@ def docker_missing() -> str | None:
 
 
 def docker(*arguments: str | Path, status: int = 0, timeout: float = 120, stdin: str = "") -> str:
-    """What the command printed to stdout."""
+    """Run a command and return its standard output."""
     env = environment()
     return run(
         "docker", *arguments, cwd=Path.cwd(), env=env, status=status, timeout=timeout, stdin=stdin
@@ -42,14 +42,14 @@ _built: set[str] = set()
 
 
 def build(folder: Path, target: str, *arguments: str, stdin: str = "") -> str:
-    """The id of the image of a stage."""
+    """Build a stage and return the id of its image."""
     image = docker("build", "--quiet", f"--target={target}", *arguments, folder, timeout=900, stdin=stdin)
     _built.add(image)
     return image
 
 
 def remove_what_was_built() -> None:
-    """Remove the images of `build`, but for those that another process has built as well and runs."""
+    """Remove the images of `build`, except for those that another process has built too and is running."""
     for image in _built:
         subprocess.run(["docker", "image", "rm", image], capture_output=True, check=False)
     _built.clear()
@@ -61,7 +61,7 @@ class Answer(NamedTuple):
 
 
 def call(url: str, *, key: str = "", data: object = None, method: str | None = None) -> Answer:
-    """One HTTP request that sends and reads JSON; status 0 is no answer."""
+    """Send one HTTP request with JSON, and read JSON; status 0 means no response."""
     headers = {"X-API-Key": key, "Content-Type": "application/json"}
     content = None if data is None else json.dumps(data).encode()
     request = urllib.request.Request(url, content, headers, method=method)
@@ -113,7 +113,7 @@ class Container:
 
 @contextmanager
 def container(*arguments: str | Path) -> Iterator[Container]:
-    """A container in the background, removed at the end together with its anonymous volumes."""
+    """Run a container in the background, and finally remove it with its anonymous volumes."""
     started = Container(docker("run", "--detach", f"--name={PREFIX}-{uuid.uuid4().hex[:8]}", *arguments))
     try:
         yield started

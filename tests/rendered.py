@@ -1,11 +1,11 @@
-"""How a rendered project names its modules, files and commands, as far as tests call or change these."""
+"""Names in a rendered project that tests depend on: modules, files and commands."""
 
 MIGRATE = ["python", "-m", "app.db.migrate"]
 ISSUE_KEY = ["python", "-m", "app.api_keys", "issue"]
 HEALTHCHECK = ["python", "-m", "app.web.healthcheck", "8000", "8051"]
 FIND_DEVICE = ["python", "-m", "app.duplicates.computation"]
 WITH_POSTGRES = ["-m", "dev.postgres"]
-"""What Python is told to run a command on a PostgreSQL of the project's own."""
+"""Arguments of Python that run a command with the project's own PostgreSQL."""
 
 PROBES = "app/web/probes.py"
 MCP = "app/web/mcp.py"
@@ -13,12 +13,12 @@ SMOKE_TEST = "scripts/smoke.sh"
 CUDA_CHECK = "scripts/check_cuda.py"
 
 QUICK_TESTS = ["test"]
-"""What `make` is told to run the tests that take seconds."""
+"""Arguments of make that run the quick tests."""
 ALL_TESTS = ["test-all"]
 POOLER_TEST = ["test-all", "ARGS=tests/test_postgres.py -k pooler"]
-"""The one that needs PgBouncer, which images do not have."""
+"""Runs the test that needs PgBouncer, which images do not have."""
 
-# More than a second of work for a worker on any machine.
+# More than a second of work for a worker, on any machine.
 ADD_MANY_TASKS = """
 from sqlalchemy import text
 from app.db.database import run_on_connection
@@ -35,7 +35,7 @@ def add(connection):
 run_on_connection(load_settings().database_url.get_secret_value(), add)
 """
 
-# Two tasks and a revoked key in a SQLite database, as they were before a project moved to PostgreSQL.
+# Creates a SQLite database with two tasks and a revoked key, as before a project moves to PostgreSQL.
 FILL_SQLITE = """
 import sys
 from sqlalchemy import create_engine, insert
@@ -51,7 +51,7 @@ with engine.begin() as connection:
     connection.execute(insert(ApiKey).values(name="ann", digest="d", revoked_at=utc_now()))
 """
 
-# Prints the tasks in PostgreSQL, the id that a new one gets, and the number of revoked keys.
+# Prints the tasks in PostgreSQL, the id of a new one, and the number of revoked keys.
 READ_POSTGRES = """
 import json
 from sqlalchemy import func, insert, select

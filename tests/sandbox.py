@@ -1,4 +1,4 @@
-"""A machine as bare as the READMEs promise: what is on PATH there, and how to run a command on it."""
+"""Runs commands as on a machine that has only what the READMEs ask for."""
 
 import json
 import os
@@ -17,7 +17,7 @@ import pytest
 from markdown_it import MarkdownIt
 from packaging.requirements import Requirement
 
-# What the READMEs ask for besides Python, and what the recipes of the Makefiles call.
+# What the READMEs ask for besides Python, and what the Makefiles call.
 TOOLS = [
     "git",
     "make",
@@ -25,13 +25,13 @@ TOOLS = [
     *("chmod", "cmp", "cp", "date", "expand", "grep", "hostname", "mkdir", "rm", "sed", "touch"),
 ]
 
-# What is used where it is there: by the services' READMEs, by some of their tests, by their PostgreSQL if run as root.
+# Used if available: by the services' READMEs, by some of their tests, and by their PostgreSQL if run as root.
 OPTIONAL_TOOLS = ["curl", "openssl", "pgbouncer", "prlimit", "setpriv", "useradd"]
 
-# What make, pytest and a virtual environment around these tests would tell the commands under test.
+# Variables of make, pytest and the virtual environment of these tests, which commands under test must not see.
 NOT_INHERITED = ("MAKE", "MFLAGS", "PYTEST", "COV", "VIRTUAL_ENV", "PYTHON", "DATABASE_URL", "ARGS", "OUTPUT")
 
-# Lists the tasks as an assistant would; the server's URL and headers come on stdin.
+# Lists the tasks as an assistant would. Reads the server's URL and headers from stdin.
 MCP_CALL = """
 import asyncio, json, sys
 import httpx2
@@ -48,7 +48,7 @@ server = json.load(sys.stdin)
 asyncio.run(main(server["url"], server["headers"]))
 """
 
-# The version of Python, and of each package but pip, which belongs to the Python.
+# Prints the version of Python, and of each package except pip, which comes with Python.
 PACKAGES = """
 import json, platform, re
 from importlib.metadata import distributions
@@ -58,15 +58,15 @@ packages.pop("pip", None)
 print(json.dumps([platform.python_version(), packages]))
 """
 
-# Below those which systems give to outgoing connections: one of these might take a port before it is used.
+# Below the ephemeral ports: an outgoing connection might take one of those before it is used.
 PORTS = iter(random.sample(range(20_000, 30_000), 10_000))
 
 SCRIPTS = Path(sys.executable).parent
-"""Where the template's own environment keeps cookiecutter, cruft, ruff and uv."""
+"""The folder of cookiecutter, cruft, ruff and uv in the template's own environment."""
 
 
 def make_path(folder: Path, **programs: Path) -> str:
-    """A PATH of one folder that holds `TOOLS` and these programs, and nothing else."""
+    """Create a folder with only `TOOLS` and these programs, and return it as a PATH."""
     folder.mkdir(parents=True)
     for tool in [*TOOLS, *OPTIONAL_TOOLS]:
         found = shutil.which(tool, path=f"{os.environ['PATH']}:/usr/sbin")
@@ -74,7 +74,7 @@ def make_path(folder: Path, **programs: Path) -> str:
         if found:
             (folder / tool).symlink_to(found)
     for name, program in programs.items():
-        # No symbolic link: a Python that is called through one does not find its virtual environment.
+        # Not a symbolic link, through which a Python would not find its virtual environment.
         (folder / name).write_text(f'#!/bin/sh\nexec {program} "$@"\n')
         (folder / name).chmod(0o755)
     return str(folder)
@@ -88,7 +88,7 @@ def environment(**changes: str) -> dict[str, str]:
 def run(
     *command: str | Path, cwd: Path, env: Mapping[str, str], status: int = 0, timeout: float = 120, stdin: str = ""
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command and check its exit status; what it printed is in the failure."""
+    """Run a command and check its exit status; a failure shows its output."""
     arguments = [str(argument) for argument in command]
     result = subprocess.run(
         arguments, cwd=cwd, env=env, input=stdin, capture_output=True, text=True, timeout=timeout, check=False
@@ -99,13 +99,13 @@ def run(
 
 
 def files(project: Path) -> dict[str, bytes]:
-    """The content of every file, by its path in the project."""
+    """The contents of all files, by their paths in the project."""
     paths = sorted(path for path in project.rglob("*") if path.is_file())
     return {path.relative_to(project).as_posix(): path.read_bytes() for path in paths}
 
 
 def free_port() -> int:
-    """One that was not given before: a service has two, which must differ."""
+    """A port that was not returned before: a service needs two different ones."""
     while True:
         port = next(PORTS)
         with socket.socket() as listener, suppress(OSError):
@@ -121,7 +121,7 @@ def wait_until(condition: Callable[[], object], *, timeout: float, what: Callabl
 
 
 def locked_packages(lock: str, python_version: str) -> dict[str, str]:
-    """The version of each package that a lock names for this platform."""
+    """The version of each package in a lock file for this platform."""
     lines = re.findall(r"^([a-z0-9][^\\]+)", lock, re.MULTILINE)
     requirements = [Requirement(line) for line in lines]
     target = {"python_version": python_version.rpartition(".")[0], "python_full_version": python_version}
@@ -133,7 +133,7 @@ def locked_packages(lock: str, python_version: str) -> dict[str, str]:
 
 
 def code_blocks(readme: Path, section: str, language: str) -> list[str]:
-    """The code of one language in a section of a README."""
+    """The code blocks of one language in a section of a page."""
     tokens = MarkdownIt().parse(readme.read_text())
     start = next(number for number, token in enumerate(tokens) if token.content == section)
     rest = tokens[start + 2 :]
@@ -142,7 +142,7 @@ def code_blocks(readme: Path, section: str, language: str) -> list[str]:
 
 
 def broken_links(page: Path) -> list[str]:
-    """Links of a page that lead to no file, or to no heading in it."""
+    """The links of a page to files or headings that do not exist."""
     broken = []
     for target, anchor in re.findall(r"\]\(([^)#]*)#?([^)]+)?\)", page.read_text(encoding="utf-8")):
         if target.startswith(("https://", "../../tree/")):
@@ -156,7 +156,7 @@ def broken_links(page: Path) -> list[str]:
 
 
 def program(package: str, *names: str) -> str:
-    """The path of a program that is not Python's. Where there is none, skip the test, or fail it if `REQUIRE_PROGRAMS` is set."""
+    """The path of a program. If it is missing, skip the test, or fail it if `REQUIRE_PROGRAMS` is set."""
     found = next(filter(None, map(shutil.which, names or (package,))), None)
     if found is None:
         reason = f"{package} is missing: apt-get install {package}"
@@ -165,9 +165,9 @@ def program(package: str, *names: str) -> str:
 
 
 def npm_install(folder: Path, *packages: str) -> dict[str, str]:
-    """Install these packages and no lock into the folder, and return the environment in which their programs run."""
+    """Install packages into a folder, and return an environment in which their programs run."""
     folder.mkdir()
-    # Named, so that npm asks nobody about the package whose script links the program of this machine's kind.
+    # Named, so that npm does not ask about the package whose script links the program for this platform.
     (folder / "package.json").write_text(json.dumps({"private": True, "allowScripts": {"node": True}}))
     options = ["--no-fund", "--no-audit", "--no-package-lock"]
     run(program("npm"), "install", *options, *packages, cwd=folder, env=environment(), timeout=300)

@@ -1,4 +1,4 @@
-"""The answers: which are refused, how that is said, and that the questions can be answered at a terminal."""
+"""The answers: which are rejected, with which messages, and that the questions work at a terminal."""
 
 import functools
 import importlib.metadata
@@ -137,14 +137,14 @@ def default_answers() -> dict[str, Any]:
 
 
 def context_of(**answers: object) -> dict[str, Any]:
-    """What the hooks get to see if these are the answers, typed at the prompts; those that are `...` are not there."""
+    """The context of the hooks if these answers were typed at the prompts; an answer of `...` is removed."""
     known = {"_template": "gh:your-org/template", "_checkout": None, "_output_dir": "/out", "_repo_dir": str(TEMPLATE)}
     given = {**default_answers(), **known, **answers}
     return {"cookiecutter": {name: value for name, value in given.items() if value is not ...}}
 
 
 def run_hook(name: str, folder: Path, **answers: object) -> None:
-    """Run a hook as cookiecutter does, but for the process of its own."""
+    """Run a hook as cookiecutter does, but in this process."""
     context = context_of(**answers)
     source = (TEMPLATE / "hooks" / f"{name}.py").read_text(encoding="utf-8")
     hook = folder.parent / f"{folder.name}-{name}.py"
@@ -189,7 +189,7 @@ def test_the_names_of_all_dependencies_are_refused(bake: Bake, tmp_path: Path) -
 
 
 def breaking_changes(released: dict[str, Any], questions: dict[str, Any]) -> list[str]:
-    """What projects of a release could not replay. Private variables are not replayed: they follow from the answers."""
+    """Changes that stop projects of a release from replaying their answers. Private variables are not replayed."""
     faults = []
     for question, old in released.items():
         if question.startswith("_"):

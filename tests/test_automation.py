@@ -1,4 +1,4 @@
-"""The template's own workflows: linted and complete, and their steps executed against a GitHub that is a folder."""
+"""The template's own workflows: they are linted, complete, and executed with a folder that stands in for GitHub."""
 
 import re
 import shutil
@@ -14,7 +14,7 @@ WORKFLOWS = TEMPLATE / ".github" / "workflows"
 VERSIONS = ["v1.0.0", "v9.9.9", "v99.0.1", "v99.1.0-rc.1"]
 NEWEST = "v99.0.1"
 
-# Like GitHub's command line: a branch has at most one pull request.
+# Stands in for GitHub's command line: a branch has at most one pull request.
 GH = """#!/bin/sh
 echo "$*" >> "$RUNNER_TEMP/calls"
 case "$*" in "pr create"*) [ ! -e "$RUNNER_TEMP/request" ] && touch "$RUNNER_TEMP/request" ;; esac
@@ -23,7 +23,7 @@ case "$*" in "pr create"*) [ ! -e "$RUNNER_TEMP/request" ] && touch "$RUNNER_TEM
 
 @pytest.fixture
 def clone(template_clone: Path, tmp_path: Path) -> Path:
-    """A clone that pushes to a folder, with what `make` would install already there."""
+    """A clone that pushes to a folder, and has what `make` would install."""
     folder = tmp_path / "clone"
     run("git", "clone", "--quiet", "--bare", template_clone, "origin", cwd=tmp_path, env=environment())
     run("git", "clone", "--quiet", "origin", folder, cwd=tmp_path, env=environment())
@@ -37,7 +37,7 @@ def clone(template_clone: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def env(tmp_path: Path) -> dict[str, str]:
-    """The environment of a runner for which github.com is a folder, where every action has the releases `VERSIONS`."""
+    """A runner's environment in which github.com is a folder, and every action has the releases `VERSIONS`."""
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "gh").write_text(GH)
     (tmp_path / "bin" / "gh").chmod(0o755)
@@ -61,7 +61,7 @@ def env(tmp_path: Path) -> dict[str, str]:
 
 
 def pins(template: Path) -> list[tuple[str, str, str]]:
-    """Every pinned action: the file, the repository, the commit and the release."""
+    """All pinned actions: file, repository, commit and release."""
     files = [file for file in template.rglob("*.yml") if "workflows" in file.parts or "templates" in file.parts]
     found = r"uses: *([\w.-]+/[\w.-]+)[\w./-]*@([0-9a-f]{40} # v[\d.]+)\n"
     return [(str(file), *pin) for file in files for pin in re.findall(found, file.read_text(encoding="utf-8"))]
@@ -90,7 +90,7 @@ def test_linters_find_nothing() -> None:
 
 
 def test_every_test_that_takes_long_is_in_exactly_one_job() -> None:
-    """By its file and, in most, the database in its name; all others are in the job that runs `make test`."""
+    """Selected by its file and mostly also by the database in its name. `make test` runs all others."""
     command = ["--collect-only", "--quiet", "--numprocesses=0", "-m", "slow or docker or alone"]
     listed = run(SCRIPTS / "pytest", *command, cwd=TEMPLATE, env=environment()).stdout
     matrix = actions.load(WORKFLOWS / "tests.yml")["jobs"]["all"]["strategy"]["matrix"]

@@ -1,4 +1,4 @@
-"""The benchmark: a run of a second on SQLite, with one server that hangs and one that cannot be had; what is written of it."""
+"""The benchmark: a run of one second on SQLite, with one server that hangs and one that cannot be installed."""
 
 import json
 import sys
@@ -14,7 +14,7 @@ from scripts.benchmark.servers import CONTENDERS, LOADS, Contender, Launch, Plac
 from tests.combinations import TEMPLATE
 from tests.sandbox import program
 
-# Ready, and then silent.
+# Becomes ready, and then hangs.
 HANGS = """
 import sys, time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer

@@ -1,4 +1,4 @@
-"""What clients of MCP that others wrote make of a rendered service: its conformance, tools, errors and refusals."""
+"""MCP clients by others with a rendered service: conformance, tools and errors."""
 
 import json
 import re
@@ -25,9 +25,9 @@ PACKAGES = [
     "@modelcontextprotocol/conformance@0.2.0-alpha.12",
     "@modelcontextprotocol/sdk@1.32.2",
     "mcp-remote@0.15.1",
-    "node@22.23.3",  # for the conformance suite: Debian has an older one
+    "node@22.23.3",  # for the conformance suite; Debian's is older
 ]
-OLD_PYTHON_SDK = "mcp==1.30.0"  # the new one is in a service's lock, and called by its own tests
+OLD_PYTHON_SDK = "mcp==1.30.0"  # the new one is in a service's lock and used by its own tests
 
 WRONG_KEY = f"key_1_{'A' * 43}"
 REFUSED = "This API key is not valid or was revoked"
@@ -49,7 +49,7 @@ async def app(scope, receive, send):
 
 class Clients(NamedTuple):
     node: Path
-    """The folder in which what is from npm is installed."""
+    """The folder of the packages from npm."""
     env: dict[str, str]
     service: Service
     url: str
@@ -60,7 +60,7 @@ class Clients(NamedTuple):
 def clients(
     bake: Bake, combination: Combination, python: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Clients]:
-    """A service that runs, and all there is to call it."""
+    """A running service, and clients to call it."""
     folder = tmp_path_factory.mktemp("clients")
     service = render(bake, combination, make_path(folder / "bin", **{"python3.12": python}))
     service.make("install")
@@ -74,7 +74,7 @@ def clients(
         yield Clients(folder / "node", env, service, f"http://127.0.0.1:{mcp_port}/mcp", key)
 
 
-# What the suite finds wrong because a service lacks what its scenarios call: a scenario, or one of a scenario's checks.
+# Scenarios and checks that fail because the service lacks what the suite calls.
 NOT_HERE = {
     "prompts": [
         "prompts-get-embedded-resource",
@@ -138,7 +138,7 @@ NOT_HERE_IN = {
     },
 }
 
-# Those of each revision that need nothing but a server with tools.
+# The scenarios of each revision for a server with tools alone.
 FOR_TOOLS = {
     "2025-11-25": {
         "dns-rebinding-protection",
@@ -161,7 +161,7 @@ FOR_TOOLS = {
 
 @pytest.mark.parametrize("revision", NOT_HERE_IN)
 def test_it_conforms_to_the_protocol(clients: Clients, revision: str, tmp_path: Path) -> None:
-    """Neither may a scenario fail that is not listed above, nor may a listed one pass or be unknown."""
+    """Only the scenarios listed above fail, and all of those exist."""
     service = clients.service
     port, mcp_port = free_port(), free_port()
     (tmp_path / "with_key.py").write_text(WITH_KEY)
@@ -174,7 +174,7 @@ def test_it_conforms_to_the_protocol(clients: Clients, revision: str, tmp_path: 
         url=f"http://127.0.0.1:{port}/ready",
         log=tmp_path / "service.log",
     ):
-        # Its exit status is 1, as there are scenarios that fail.
+        # The exit status is 1, because some scenarios fail.
         run(*command, "--spec-version", revision, "-o", tmp_path, cwd=clients.node, env=clients.env, status=1)
     listed = {each for group in (NOT_HERE, NOT_HERE_IN[revision]) for names in group.values() for each in names}
     in_part = {each.partition(":")[0] for each in listed if ":" in each}
@@ -185,7 +185,7 @@ def test_it_conforms_to_the_protocol(clients: Clients, revision: str, tmp_path: 
 
 
 def faults(results: Path) -> dict[str, list[str]]:
-    """The checks of each scenario that the suite has something against."""
+    """The failed checks of each scenario."""
     found: dict[str, list[str]] = defaultdict(list)
     for file in results.glob("server-*/checks.json"):
         [scenario] = re.findall(r"^server-(.+)-\d{4}-\d\d-\d\dT", file.parent.name)
@@ -194,7 +194,7 @@ def faults(results: Path) -> dict[str, list[str]]:
     return found
 
 
-# Prints the revision that is spoken, the tools, and the answers to calls: a task that is created, and read; an error.
+# Prints the negotiated revision, the tools, and the results of calls: a task created and read, and an error.
 TYPESCRIPT = """
 const [way, url, key] = process.argv.slice(1);
 const { Client } = await import(way == "1" ? "@modelcontextprotocol/sdk/client/index.js" : "@modelcontextprotocol/client");
@@ -255,14 +255,14 @@ def assert_it_works(printed: str, revision: str) -> None:
 def test_the_typescript_client_works_and_says_what_is_wrong_with_a_key(
     clients: Clients, way: str, revision: str
 ) -> None:
-    """In both of its major versions, of which the second speaks both revisions."""
+    """In both major versions, the second of which supports both revisions."""
     node = ["node", "--input-type=module", "--eval", TYPESCRIPT, way, clients.url]
     assert_it_works(run(*node, clients.key, cwd=clients.node, env=clients.env).stdout, revision)
     assert REFUSED in run(*node, WRONG_KEY, cwd=clients.node, env=clients.env).stdout
 
 
 def test_the_python_client_before_the_second_version_works(clients: Clients, python: Path) -> None:
-    """Of a wrong key it shows the status alone: it throws the answer away."""
+    """For a wrong key it shows only the status, because it discards the body."""
     uv = [str(SCRIPTS / "uv"), "run", "--no-project", "--python", str(python), "--with", OLD_PYTHON_SDK]
     command = [*uv, "python", "-c", PYTHON, clients.url]
     assert_it_works(run(*command, clients.key, cwd=clients.node, env=environment()).stdout, "2025-11-25")
@@ -272,7 +272,7 @@ def test_the_python_client_before_the_second_version_works(clients: Clients, pyt
 
 @contextmanager
 def mcp_remote(clients: Clients, folder: Path, *options: str, **variables: str) -> Iterator[subprocess.Popen[str]]:
-    """`mcp-remote` as an assistant starts it, which speaks to it over its standard streams; its output is in `folder`."""
+    """Run `mcp-remote` as an assistant does, which talks to it over stdin and stdout; its log is in `folder`."""
     with (folder / "answers").open("w") as answers, (folder / "log").open("w") as log:
         process = subprocess.Popen(
             ["mcp-remote", clients.url, *options],
@@ -293,7 +293,7 @@ def mcp_remote(clients: Clients, folder: Path, *options: str, **variables: str) 
 def test_mcp_remote_brings_tools_to_assistants_that_only_start_programs(clients: Clients, tmp_path: Path) -> None:
     client = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "tests", "version": "1"}}
     new_task = {"name": "create_task", "arguments": {"title": "From afar"}}
-    header = ["--header", "Authorization:${AUTHORIZATION}"]  # as a project's page has it
+    header = ["--header", "Authorization:${AUTHORIZATION}"]  # as on a project's page
     with mcp_remote(clients, tmp_path, *header, AUTHORIZATION=f"Bearer {clients.key}") as process:
 
         def send(method: str, params: dict[str, Any], **message: int) -> None:
@@ -326,7 +326,7 @@ def test_mcp_remote_brings_tools_to_assistants_that_only_start_programs(clients:
 def test_without_a_valid_key_mcp_remote_ends_and_says_why(
     clients: Clients, tmp_path: Path, options: list[str], reason: str
 ) -> None:
-    """If anything suggested that there is a login, it would wait for one for ever."""
+    """If anything suggested a login, it would wait for it forever."""
     with mcp_remote(clients, tmp_path, *options) as process:
         assert process.wait(timeout=60) == 1
     [end] = [line for line in (tmp_path / "log").read_text().splitlines() if "Fatal error: " in line]

@@ -1,4 +1,4 @@
-"""The Compose stacks of each database: development with reload, and production as its README says, up to its backups."""
+"""The Compose stacks with each database: development with reload, and production with rollouts and backups."""
 
 import json
 import re
@@ -23,7 +23,7 @@ from tests.sandbox import code_blocks, environment, free_port, run, wait_until
 
 pytestmark = pytest.mark.docker
 
-RUN_FOR = EACH_DATABASE  # test_gpu_images.py has what a worker does in a stack
+RUN_FOR = EACH_DATABASE  # test_gpu_images.py runs workers in a stack
 
 RETRY_SECONDS = 60.0
 REPLICAS = 3
@@ -63,7 +63,7 @@ backend api
 
 
 class Stack(NamedTuple):
-    """A rendered project whose compose files are run under a name of their own."""
+    """A rendered project whose Compose files run under a unique project name."""
 
     folder: Path
     files: list[Path]
@@ -71,7 +71,7 @@ class Stack(NamedTuple):
     image: str = ""
 
     def compose(self, *arguments: str, status: int = 0, stdin: str = "") -> str:
-        """What the command printed to either output."""
+        """Run a command, and return its output and errors."""
         files = [f"--file={file}" for file in self.files]
         command = ["docker", "compose", *files, *arguments]
         result = run(*command, cwd=self.folder, env=self.env, status=status, timeout=600, stdin=stdin)
@@ -89,7 +89,7 @@ class Stack(NamedTuple):
 
 @contextmanager
 def stack(folder: Path, *files: Path, **variables: str) -> Iterator[Stack]:
-    """Removes what it leaves behind, volumes included."""
+    """Finally removes everything, including volumes."""
     name = f"{PREFIX}-{uuid.uuid4().hex[:8]}"
     made = Stack(folder, list(files), environment(COMPOSE_PROJECT_NAME=name, **variables))
     try:
@@ -118,7 +118,7 @@ def ports(folder: Path) -> list[int]:
 
 
 def wait_for_health(stack: Stack, expected: str) -> None:
-    """Wait until both ports say so."""
+    """Wait until both ports report this health."""
 
     def found() -> list[object]:
         answers = [call(f"http://127.0.0.1:{port}/health") for port in ports(stack.folder)]
@@ -134,7 +134,7 @@ def test_development_serves_and_reloads_on_both_ports(bake: Bake, combination: C
         dev.compose("up", "--build", "--detach", "--wait")
         wait_for_health(dev, "healthy")
         *_, with_docker = code_blocks(project / "README.md", "First run", "sh")
-        key = dev.sh(with_docker.replace(" exec ", " exec -T ")).strip()  # as there is no terminal here
+        key = dev.sh(with_docker.replace(" exec ", " exec -T ")).strip()  # because there is no terminal here
         tasks = f"http://127.0.0.1:{ports(project)[0]}/tasks"
         created = call(tasks, key=key, data={"title": "A task"})
         assert created.status == 201
@@ -150,7 +150,7 @@ def test_development_serves_and_reloads_on_both_ports(bake: Bake, combination: C
 
 @pytest.fixture(scope="module")
 def image(project: Path) -> Iterator[str]:
-    """The name of the image that production runs, without a tag; its tags are `one` and `two`, which differ."""
+    """The name of production's image, of which there are two different versions: the tags `one` and `two`."""
     name = yaml.safe_load((project / "compose.prod.yaml").read_text())["x-service"]["image"].partition(":")[0]
     made = build(project, "production")
     docker("tag", made, f"{name}:one")
@@ -161,7 +161,7 @@ def image(project: Path) -> Iterator[str]:
 
 
 def fill_in(project: Path) -> None:
-    """What the page asks for: each required value of `.env.prod`, which are those that are there and empty."""
+    """Fill in the required values of `.env.prod`: those that are empty, as the page says."""
     copy, _ = code_blocks(project / "docs" / "operate.md", "Production with Docker Compose", "sh")
     run("sh", "-ec", copy, cwd=project, env=environment())
     filled = re.sub(r"^(\w+)=$", rf"\1={SECRET}", (project / ".env.prod").read_text(), flags=re.MULTILINE)
@@ -250,7 +250,7 @@ def test_the_backup_of_a_night_is_restored_into_an_empty_stack_as_the_page_says(
 
 
 def back_up_by_systemd(production: Stack, folder: Path) -> None:
-    """What the timer starts each night on a host with systemd, which is what the page has in a crontab; into `app.backup`."""
+    """Run what the systemd timer starts each night, and what the page has in a crontab. Writes `app.backup`."""
     name = production.folder.name
     units = production.folder / "deploy" / "systemd"
     [crontab] = code_blocks(production.folder / "docs" / "operate.md", "Backup", "crontab")
@@ -282,7 +282,7 @@ def back_up_by_systemd(production: Stack, folder: Path) -> None:
 
 @pytest.fixture
 def proxy(production: Stack, tmp_path: Path) -> Iterator[int]:
-    """The port of a reverse proxy in a container beside the stack, which finds the API containers by their name."""
+    """The port of a reverse proxy in another container, which finds the API containers by name."""
     name = production.folder.name
     configuration = PROXY_CONFIGURATION.replace("NAME", name).replace("API_PORT", str(ports(production.folder)[0]))
     (tmp_path / "haproxy.cfg").write_text(configuration)
@@ -298,7 +298,7 @@ def proxy(production: Stack, tmp_path: Path) -> Iterator[int]:
 
 
 class Client(threading.Thread):
-    """Creates one task after the other, each again until that succeeds."""
+    """Creates tasks one after another, and retries each until it succeeds."""
 
     def __init__(self, url: str, key: str) -> None:
         super().__init__()
@@ -323,7 +323,7 @@ class Client(threading.Thread):
 
 @contextmanager
 def clients(url: str, key: str) -> Iterator[list[Client]]:
-    """Two clients that work until the end of the block; no request of theirs may be lost."""
+    """Two clients that work until the end of the block. None of their requests may be lost."""
     working = [Client(url, key) for _ in range(2)]
     for client in working:
         client.start()

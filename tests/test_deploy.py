@@ -1,4 +1,4 @@
-"""The files in deploy/: each is valid for the tool that reads it, and says what the image and Compose say."""
+"""The files in deploy/: each is valid for its tool, and consistent with the image and the Compose files."""
 
 import ast
 import http.client
@@ -38,7 +38,7 @@ from tests.combinations import (
 from tests.conftest import Bake, only
 from tests.sandbox import SCRIPTS, code_blocks, environment, free_port, program, run, wait_until
 
-# What differs here depends on the database and on jobs.
+# These files depend on the database and on jobs.
 RUN_FOR = [SQLITE_UV, POSTGRES_UV, SQLITE_UV_GPU, POSTGRES_PIP_GPU]
 once = only(SQLITE_UV)
 on_postgres = only(POSTGRES_UV, POSTGRES_PIP_GPU)
@@ -52,7 +52,7 @@ def test_no_file_depends_on_a_combination_that_is_not_tested_here() -> None:
 
 
 class Stack(NamedTuple):
-    """What Compose and the Dockerfile say of the service."""
+    """The service according to the Compose files and the Dockerfile."""
 
     compose: Document
     gpu: Document
@@ -65,7 +65,7 @@ class Stack(NamedTuple):
 
     @property
     def worker(self) -> Document:
-        """With the GPU of compose.gpu.yaml."""
+        """The worker, with the GPU of compose.gpu.yaml."""
         on_gpu = self.gpu["services"]["worker"]
         limits = self.compose["services"]["worker"]["deploy"]["resources"]["limits"]
         return {
@@ -82,13 +82,13 @@ class Stack(NamedTuple):
 
     @property
     def command(self) -> list[str]:
-        """What the image for production runs."""
+        """The command of the production image."""
         stage = self.dockerfile.split("AS production\n")[1]
         [command, *_] = re.findall(r"^CMD (\[.*\])$", stage, re.MULTILINE)
         return list(json.loads(command))
 
     def health_check(self, number: int) -> dict[str, Any]:
-        """That of the image, 0, or of the worker's, 1: its options in seconds, and its command."""
+        """The health check of the image (0) or of the worker's (1): its options in seconds, and its command."""
         options, command = re.findall(r"^HEALTHCHECK (.*) \\\n +CMD (\[.*\])$", self.dockerfile, re.MULTILINE)[number]
         numbers = {name: int(value) for name, value in re.findall(r"--([a-z-]+)=(\d+)", options)}
         return {**numbers, "command": json.loads(command)}
@@ -98,7 +98,7 @@ class Stack(NamedTuple):
 def stack(baked: Path) -> Stack:
     def load(name: str) -> Any:
         file = baked / name
-        # With the variables that it takes unset.
+        # With its variables unset.
         return yaml.safe_load(re.sub(r"\$\{\w+:?-(.*?)\}", r"\1", file.read_text())) if file.exists() else {}
 
     return Stack(load("compose.prod.yaml"), load("compose.gpu.yaml"), (baked / "Dockerfile").read_text())
@@ -109,7 +109,7 @@ def seconds(duration: str) -> int:
 
 
 def repository(image: str) -> str:
-    """An image without its tag, if it has one."""
+    """The image without its tag."""
     return re.sub(r":\w+$", "", image)
 
 
@@ -152,7 +152,7 @@ def test_on_kubernetes_there_is_what_its_answers_need_and_secrets_by_name_alone(
     expected = {"Deployment", "NetworkPolicy", "Service"}
     scaling = {"HorizontalPodAutoscaler", "Job", "PodDisruptionBudget"}
     expected |= scaling if combination.database == "postgres" else {"PersistentVolumeClaim"}
-    expected |= {"PersistentVolumeClaim"} if combination.gpu else set()  # of Valkey
+    expected |= {"PersistentVolumeClaim"} if combination.gpu else set()  # Valkey's
     assert {each["kind"] for each in manifests} == expected
     [service] = [each for each in container(manifests, "api")["envFrom"] if "secretRef" in each]
     assert service == {"secretRef": {"name": "task-service"}}
@@ -236,7 +236,7 @@ def assert_same_container(container: Document, service: Document) -> None:
     assert container["image"] == repository(service["image"])
     set_there = {name: str(value) for name, value in service["environment"].items()}
     set_here = {each["name"]: each["value"] for each in container["env"]}
-    # The same but for the name of the other service.
+    # The same except for the name of the other service.
     set_here |= {name: value.replace("task-service-valkey", "valkey") for name, value in set_here.items()}
     # The worker listens on no port.
     assert set_here == {n: v for n, v in set_there.items() if container["name"] == "api" or n not in LISTENING}
@@ -305,13 +305,13 @@ def test_on_kubernetes_replicas_leave_connections_to_the_database(
     workers = re.findall(r"web_concurrency: .* = (\d+)$", (baked / "app" / "settings.py").read_text(), re.MULTILINE)
     assert (
         replicas * int(workers[0]) * int(pool) < 100 - 20
-    )  # max_connections, less some for jobs, migrations and people
+    )  # max_connections, less a reserve for jobs, migrations and people
 
 
 def test_each_file_opens_with_how_it_is_used(baked: Path) -> None:
     page = (baked / "deploy" / "README.md").read_text()
     for file in filter(Path.is_file, (baked / "deploy").rglob("*")):
-        if file.suffix == ".json":  # which has no comments
+        if file.suffix == ".json":  # JSON has no comments
             assert file.parent.name in page, file
         elif file.name != "README.md":
             lines = file.read_text().removeprefix("#!/bin/sh\n").splitlines()
@@ -328,7 +328,7 @@ def test_names_fit_however_long_the_service_s_is(bake: Bake) -> None:
             assert len(name) <= 63, name
     for unit in (project / "deploy" / "systemd").iterdir():
         for user in re.findall("^User=(.*)$", unit.read_text(), re.MULTILINE):
-            assert len(user) <= 32  # useradd takes no more
+            assert len(user) <= 32  # useradd accepts no more
     assert len(json.loads((project / "deploy" / "grafana" / "dashboard.json").read_text())["uid"]) <= 40
 
 
@@ -338,7 +338,7 @@ def task_definition(baked: Path, name: str = "task-definition.json") -> Document
 
 
 def faults(definition: Document) -> str:
-    """What the API would refuse: unknown and missing parameters, other types and other words than it knows."""
+    """What the API would reject: unknown and missing parameters, wrong types and unknown values."""
     shape = botocore.session.Session().get_service_model("ecs").operation_model("RegisterTaskDefinition").input_shape
     report = str(ParamValidator().validate(definition, shape).generate_report())
     return "\n".join([report, *unknown_words(definition, shape)]).strip()
@@ -373,7 +373,7 @@ def test_ecs_would_not_take_a_wrong_one(damage: Document, baked: Path) -> None:
 @on_postgres
 def test_ecs_runs_the_service_as_the_image_says(baked: Path, combination: Combination, stack: Stack) -> None:
     definition = task_definition(baked)
-    assert (definition["cpu"], definition["memory"]) == ("256", "512")  # the smallest pair that Fargate has
+    assert (definition["cpu"], definition["memory"]) == ("256", "512")  # the smallest pair on Fargate
     assert limits_of(stack.api)["memory"] == "512M"
     [api] = definition["containerDefinitions"]
     assert [port["containerPort"] for port in api["portMappings"]] == stack.ports
@@ -427,7 +427,7 @@ def test_aws_knows_the_commands_in_the_readme_and_takes_their_json(baked: Path) 
 
 def test_every_setting_in_deploy_is_one_of_the_service(baked: Path) -> None:
     known = set(re.findall("^(?:# )?([A-Z_]+)=", (baked / ".env.prod.example").read_text(), re.MULTILINE))
-    known |= {"TMPDIR", "OPENBLAS_NUM_THREADS"}  # of Python and of NumPy
+    known |= {"TMPDIR", "OPENBLAS_NUM_THREADS"}  # for Python and NumPy
     folder = baked / "deploy"
     used = re.findall(r"\{name: ([A-Z_]+), value", "\n".join(map(Path.read_text, folder.glob("kubernetes/*"))))
     used += re.findall(r'"name": "([A-Z_]+)"', "\n".join(map(Path.read_text, folder.glob("ecs/*"))))
@@ -438,7 +438,7 @@ def test_every_setting_in_deploy_is_one_of_the_service(baked: Path) -> None:
 
 @pytest.fixture
 def units(baked: Path, tmp_path: Path) -> list[Path]:
-    """The units, with a Python where they look for one, and a Docker."""
+    """The units, with paths of Python and Docker that exist."""
     python = tmp_path / "opt" / "python"
     python.parent.mkdir()
     python.write_text("#!/bin/sh\n")
@@ -517,14 +517,14 @@ def test_a_backup_is_kept_for_days_and_longer_where_none_can_be_made(baked: Path
     assert (backups / made).read_text() == "saved\n"
     assert (backups / made).stat().st_mode & 0o077 == 0
 
-    # What it runs is what the documentation says.
+    # It runs the same command as in the documentation.
     save, _ = code_blocks(baked / "docs" / "operate.md", "Backup", "sh")
     [*_, documented] = save.partition(" exec ")
     assert (tmp_path / "called").read_text().partition(" exec ")[2].strip() == documented.partition(" > ")[0]
 
 
 class Upstream(ThreadingHTTPServer):
-    """Stands in for a port of the service: answers 200 and remembers what arrived."""
+    """Stands in for a port of the service: answers 200 and records requests."""
 
     def __init__(self, port: int) -> None:
         super().__init__(("127.0.0.1", port), Remember)
@@ -562,7 +562,7 @@ class Proxy(NamedTuple):
 
     @contextmanager
     def sent(self, method: str, host: str, path: str) -> Iterator[http.client.HTTPConnection]:
-        """A request whose answer has not been read yet."""
+        """Send a request, whose response is not read yet."""
         with closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)) as connection:
             connection.request(method, path, headers={"Host": host})
             yield connection
@@ -574,7 +574,7 @@ class Proxy(NamedTuple):
 
 @contextmanager
 def caddy(project: Path, folder: Path, *, api: str, mcp: str) -> Iterator[int]:
-    """The port of a Caddy with the project's file, under other host names and without TLS."""
+    """The port of Caddy with the project's file, but with other host names and without TLS."""
     port = free_port()
     text = (project / "deploy" / "caddy" / "Caddyfile").read_text()
     for name, other in {"api.example.com": api, "mcp.example.com": mcp}.items():
@@ -589,7 +589,7 @@ def caddy(project: Path, folder: Path, *, api: str, mcp: str) -> Iterator[int]:
 
 @contextmanager
 def program_running(*command: str | Path, port: int, folder: Path) -> Iterator[None]:
-    """A program that listens on this port."""
+    """Run a program that listens on this port."""
     log = folder / "log"
     with log.open("w") as output:
         env = environment(HOME=str(folder))
@@ -630,7 +630,7 @@ def test_caddy_leads_each_name_to_its_port_and_keeps_admin_and_metrics_inside(pr
         for path in ("/admin", "/admin/api-keys", "/metrics", "//admin/api-keys", "/%61dmin/api-keys"):
             assert proxy.status("GET", "api.example.com", path) == 404, path
     assert api.arrived == [("GET", "api.example.com", "/tasks?limit=1")]
-    assert mcp.arrived == [("POST", "mcp.example.com", "/mcp")]  # by its name, which MCP_ALLOWED_HOSTS knows
+    assert mcp.arrived == [("POST", "mcp.example.com", "/mcp")]  # by its name, which is in MCP_ALLOWED_HOSTS
 
 
 def test_caddy_lets_requests_wait_while_the_service_is_replaced(proxy: Proxy) -> None:
@@ -687,7 +687,7 @@ def test_prometheus_takes_the_queries_of_the_dashboard(baked: Path, tmp_path: Pa
     run(program("prometheus", "promtool"), "check", "rules", "rules.yml", cwd=tmp_path, env=environment())
 
 
-# What Prometheus itself knows.
+# Time series that Prometheus itself adds.
 OF_PROMETHEUS = {"up": {"job", "instance"}}
 SUFFIXES = {
     "Counter": ["_total"],
@@ -699,7 +699,7 @@ SUFFIXES = {
 
 
 def exported(baked: Path) -> dict[str, set[str]]:
-    """The labels of each time series that the service's code declares."""
+    """The labels of each time series declared in the service's code."""
     found = dict(OF_PROMETHEUS)
     for file in baked.glob("app/**/metrics.py"):
         for node in ast.walk(ast.parse(file.read_text())):

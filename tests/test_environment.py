@@ -1,4 +1,4 @@
-"""What users have set, and where they work: a rendered project's Makefile gives the same there as anywhere."""
+"""A rendered project's Makefile works whatever users have configured, and in any folder."""
 
 import os
 import shutil
@@ -12,7 +12,7 @@ from tests.conftest import Bake
 from tests.sandbox import make_path, run
 from tests.updates import commit, tree, user
 
-# What pip and Python would follow.
+# Variables that pip and Python would follow.
 SET_BY_USERS = {
     "PIP_USER": "1",
     "PIP_REQUIRE_VIRTUALENV": "1",
@@ -38,7 +38,7 @@ def rendered(bake: Bake) -> Path:
 
 @pytest.fixture
 def project(rendered: Path, tmp_path: Path) -> Path:
-    """In a folder whose name means something to make, shells, regular expressions and YAML."""
+    """In a folder whose name has characters that are special in make, shells, regular expressions and YAML."""
     return shutil.copytree(rendered, tmp_path / "o'brien (1)+ 100%c" / "task-service")
 
 
@@ -54,9 +54,9 @@ def test_what_users_have_set_for_pip_and_python_changes_nothing(
     package_manager: str, bake: Bake, env: dict[str, str], tmp_path: Path
 ) -> None:
     project = shutil.copytree(bake(package_manager=package_manager), tmp_path / "with a blank" / "task-service")
-    package = "uv" if package_manager == "uv" else "iniconfig"  # uv, which is missing here, is installed first
+    package = "uv" if package_manager == "uv" else "iniconfig"  # uv is missing here, and is installed first
     lock_only(package, project)
-    path = make_path(tmp_path / "bin", uv=Path("/nonexistent"))  # a shim that leads nowhere
+    path = make_path(tmp_path / "bin", uv=Path("/nonexistent"))  # a broken shim
     found = run("make", "--eval", "print: ; @echo $(PYTHON)", "print", cwd=project, env=env).stdout.splitlines()[-1]
     arguments = ["install", f"PYTHON={found}"]
     run("make", *arguments, cwd=project, env=env | SET_BY_USERS | {"PATH": path})
@@ -70,7 +70,7 @@ def test_what_users_have_set_for_pip_and_python_changes_nothing(
 def test_what_was_installed_for_a_python_that_is_gone_is_installed_anew(
     package_manager: str, bake: Bake, env: dict[str, str], tmp_path: Path
 ) -> None:
-    """As in a development container what was installed outside of it; test_run.py does that."""
+    """As with an environment from outside a development container, which test_run.py tries."""
     project = shutil.copytree(bake(package_manager=package_manager), tmp_path / "task-service")
     environment = project / (".local" if package_manager == "pip" else ".venv")
     (environment / "bin").mkdir(parents=True)
@@ -82,7 +82,7 @@ def test_what_was_installed_for_a_python_that_is_gone_is_installed_anew(
         assert ("--require-hashes" in printed, "Nothing to be done" in printed) == (is_new, not is_new)
 
 
-# Says what it is called with, in place of the project's Python.
+# Stands in for the project's Python, and prints its arguments.
 ECHO = """#!/bin/sh
 printf '%s\\n' "$@"
 """
@@ -99,7 +99,7 @@ def test_a_name_may_be_any_text(task: str, argument: str, name: str, project: Pa
     assert f"\n{argument.format(name)}\n" in run(*make, cwd=project, env=env).stdout
 
 
-# Says for which folder git's hook calls it, in place of make.
+# Stands in for make, and prints the folder for which git's hook calls it.
 MAKE = """#!/bin/sh
 echo "$PWD: make $*" >&2
 exit 1
@@ -107,7 +107,7 @@ exit 1
 
 
 def commits(folder: Path, env: dict[str, str], tmp_path: Path) -> str:
-    """What a commit of everything prints, which calls this make."""
+    """Commit everything, and return what that prints."""
     (tmp_path / "make").mkdir(exist_ok=True)
     (tmp_path / "make" / "make").write_text(MAKE)
     (tmp_path / "make" / "make").chmod(0o755)

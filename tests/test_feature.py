@@ -1,4 +1,4 @@
-"""Features: the example replaced as docs/add-a-feature.md says, the update that follows, and what is refused."""
+"""Features: replacing the example as docs/add-a-feature.md says, updates after that, and what is refused."""
 
 import json
 import os
@@ -21,7 +21,7 @@ from tests.sandbox import environment, free_port, run, wait_until
 
 ANSWERS = {"project_slug": "library", "project_name": "Library", "description": "Keeps books."}
 PAGE = Path("docs", "add-a-feature.md")
-# What may speak of tasks where there are none: pages, the folders in `[tool.cruft] skip`, and words of Python, systemd and ECS.
+# May mention tasks in a project without them: pages, `[tool.cruft] skip`, and terms of Python, systemd and ECS.
 SPEAKS_OF_TASKS = re.compile(
     r"^(docs/|README\.md:|\.cruft\.json:)|remove-feature|\"(app|tests)/tasks\"|0002_tasks\.py"
     r"|\.create_task\(|asyncio\.|\bTasksMax\b|\btask-definition\b|\brun-task\b|\becsTaskExecutionRole\b"
@@ -39,7 +39,7 @@ class Project(NamedTuple):
 
 @pytest.fixture(scope="session")
 def github_of_features(template_clone: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which the template is, as it is now; a test pushes what is newer."""
+    """A folder that stands in for GitHub, with the current template; a test pushes changes to it."""
     folder = tmp_path_factory.mktemp("github-of-features")
     address = folder / updates.ADDRESS.removeprefix("https://github.com/")
     run("git", "clone", "--quiet", "--bare", template_clone, address, cwd=folder, env=environment())
@@ -48,7 +48,7 @@ def github_of_features(template_clone: Path, tmp_path_factory: pytest.TempPathFa
 
 @pytest.fixture(scope="session")
 def library(combination: Combination, github_of_features: Path, tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A project in which books have replaced tasks, as its page says."""
+    """A project in which books replace tasks, as its page says."""
     folder = tmp_path_factory.mktemp("library")
     ports = (free_port(), free_port())
     # Python may be below the home folder, where cookiecutter would keep one clone for all processes.
@@ -62,7 +62,7 @@ def library(combination: Combination, github_of_features: Path, tmp_path_factory
 
 
 def follow(project: Project) -> None:
-    """Do what the page says: run its commands and make its edits."""
+    """Follow the page: run its commands and make its edits."""
     for token in MarkdownIt().parse((project.folder / PAGE).read_text(encoding="utf-8")):
         if token.type == "fence" and token.info == "sh":
             project.run("sh", "-ec", token.content, timeout=600)
@@ -74,7 +74,7 @@ def follow(project: Project) -> None:
 
 
 def edit(folder: Path, pattern: str, lines: list[str]) -> None:
-    """Replace the lines that begin with a blank or `-` by those that begin with a blank or `+`."""
+    """Replace the lines that begin with a space or `-` by those that begin with a space or `+`."""
     [file] = folder.glob(pattern)
     before, after = ("".join(line[1:] for line in lines if line[0] in kept) for kept in (" -", " +"))
     text = file.read_text(encoding="utf-8")
@@ -147,12 +147,12 @@ def test_an_update_of_every_file_of_the_platform_merges(
     assert {"app/main.py", "app/features.py", "tests/conftest.py", "migrations/env.py"} <= changed
     assert not [name for name in changed if "books" in name or "shelves" in name]
     updates.commit(library.folder, library.env)
-    library.run("make", "feature", "NAME=note")  # a name that a feature of the tests' own might have
+    library.run("make", "feature", "NAME=note")  # a name that a feature for tests might have
     library.run("make", "lint", "test", timeout=600)
 
 
 def renew(github: Path, work: Path, env: dict[str, str]) -> None:
-    """Change the first comment of every file that is rendered, and push that."""
+    """Change the first comment of every rendered file, and push that."""
     run("git", "clone", "--quiet", updates.ADDRESS, work, cwd=github, env=env)
     pattern, _ = updates.WORDING
     for file in (work / updates.PROJECT).rglob("*"):
@@ -164,7 +164,7 @@ def renew(github: Path, work: Path, env: dict[str, str]) -> None:
 
 @pytest.fixture(scope="session")
 def rendered(bake: Bake, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """With jobs, in a repository; to be copied."""
+    """A project with jobs, in a repository; to be copied."""
     folder = shutil.copytree(bake(gpu=True), tmp_path_factory.mktemp("refused") / "project")
     env = environment(GIT_CONFIG_GLOBAL="/dev/null")
     run("git", "init", "--quiet", cwd=folder, env=env)
@@ -243,7 +243,7 @@ def without_duplicates(project: Path) -> None:
 
 
 def unaltered(project: Path) -> None:
-    """The fault is in what is asked for."""
+    """The fault is in the command."""
 
 
 NOT_COMMITTED = "there are uncommitted changes"
@@ -274,7 +274,7 @@ def test_what_could_cost_work_is_refused_and_nothing_written(
 
 
 def test_variables_of_git_do_not_hide_what_could_cost_work(project: Path, rendered: Path, python: Path) -> None:
-    """Another repository, in which everything is committed."""
+    """They lead to another repository, in which everything is committed."""
     without_duplicates(project)
     with_a_new_file(project)
     env = environment(GIT_DIR=str(rendered / ".git"), GIT_WORK_TREE=str(rendered))

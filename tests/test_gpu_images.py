@@ -1,4 +1,4 @@
-"""The worker in containers: its CUDA image, on machines without a GPU, and its part of the production stack."""
+"""The worker in containers: its CUDA image, on machines without a GPU, and in the production stack."""
 
 import json
 import re
@@ -19,12 +19,12 @@ from tests.test_compose import Stack, fill_in, stack, url
 
 pytestmark = pytest.mark.docker
 
-# uv and pip install CUDA, and pip does so for `venv` as well; it does not differ by database.
+# CUDA is installed by uv or by pip, also with `venv`, and in the same way for both databases.
 RUN_FOR = [SQLITE_UV_GPU, POSTGRES_PIP_GPU]
 once = only(SQLITE_UV_GPU)
 
 SIZE_LIMIT = 1_300_000_000
-"""Bytes, as `docker export` writes them."""
+"""Bytes written by `docker export`."""
 ALONE = ["--rm", "--network=none", *HARDENED]
 ARCHITECTURES = ["75", "80", "86", "89", "90", "100", "120"]
 
@@ -36,16 +36,16 @@ class Images(NamedTuple):
 
 
 def build(folder: Path, *arguments: str, status: int = 0) -> str:
-    """What the build printed."""
+    """Build an image and return the output."""
     command = ["docker", "build", "--progress=plain", *arguments, "."]
     return run(*command, cwd=folder, env=environment(), status=status, timeout=900).stderr
 
 
 @pytest.fixture(scope="module")
 def images(bake: Bake, combination: Combination) -> Iterator[Images]:
-    """Both images, under the names that the compose files give them."""
+    """Both images, under the names in the Compose files."""
     registry = f"registry.invalid/{PREFIX}/{combination}"
-    folder = bake(**combination._asdict(), registry=registry)  # other ports would be other layers, of a gigabyte
+    folder = bake(**combination._asdict(), registry=registry)  # with other ports, layers of a gigabyte would differ
     names = [service["image"].partition(":")[0] for service in (production_of(folder), worker_on_a_gpu(folder))]
     images = Images(folder, *(f"{name}:one" for name in names))
     printed = build(folder, f"--tag={images.service}")
@@ -70,7 +70,7 @@ def config(image: str) -> Any:
 
 @once
 def test_a_change_of_the_code_changes_the_last_two_layers_alone(images: Images, tmp_path: Path) -> None:
-    """And not those before them with CUDA and other packages, a gigabyte that each push and pull would carry."""
+    """Not those below with CUDA and other packages, a gigabyte that each push and pull would transfer."""
     folder = shutil.copytree(images.folder, tmp_path / "changed")
     with (folder / "app" / "worker.py").open("a") as code:
         code.write("# A change.\n")
@@ -142,7 +142,7 @@ def production(images: Images, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 
 def submit(rest: str, key: str) -> str:
-    """The address of the job."""
+    """Submit a job and return its URL."""
     accepted = call(f"{rest}/duplicates", key=key, data={})
     assert accepted.status == 202, accepted
     return f"{rest}/jobs/{accepted.body['id']}"

@@ -1,4 +1,4 @@
-"""The image of each combination: built, read, started as securely as it can be, and called over REST and MCP."""
+"""The image of each combination: built, inspected, started hardened, and called over REST and MCP."""
 
 import functools
 import json
@@ -43,22 +43,22 @@ from tests.sandbox import MCP_CALL, PACKAGES, environment, locked_packages, run,
 
 BASE = "python:3.12-slim"
 SIZE_LIMITS = {False: 165_000_000, True: 220_000_000}
-"""Bytes, without and with what jobs need."""
+"""Bytes, without and with jobs."""
 MEMORY_LIMITS = {False: 120, True: 140}
-"""MiB after `REQUESTS` requests, without and with what jobs need."""
+"""MiB after `REQUESTS` requests, without and with jobs."""
 REQUESTS = 2000
 ATTACK = 40
-"""Seconds; after 20, connections that do nothing are closed."""
+"""Seconds; idle connections are closed after 20."""
 MEMORY_UNDER_ATTACK = 300_000_000
 """Bytes."""
 SLOWEST = 15.0
-"""Seconds for a request meanwhile, of which most take less than a tenth of one."""
+"""Seconds for a request during the attack; most take less than a tenth of one."""
 LARGEST_PAGE = 200
 LARGE_TASK = {"title": "Large", "description": "\1" * 10_000}
-"""Six bytes for each character, as JSON."""
+"""Each character is six bytes in JSON."""
 STOP_LIMIT = 15.0
 """Seconds, with a request in flight."""
-# What a file of the image that is not the base's may be called. Packages have bytecode, data and what identifies them.
+# Paths that the image may add to its base. Packages have bytecode, data and metadata.
 PACKAGE = r"opt/(venv|user)/lib/python3\.\d+/site-packages/"
 ALLOWED = [
     rf"{PACKAGE}[\w./+-]+\.(pyc|so|pth|pem|json|mako|cfg|txt)",
@@ -68,7 +68,7 @@ ALLOWED = [
     rf"{PACKAGE}(celery/utils/static/celery_128\.png|dateutil/zoneinfo/dateutil-zoneinfo\.tar\.gz)",
     rf"{PACKAGE}numpy/([\w./-]+\.(a|build|md|pc|rst|template)|ma/LICENSE)",
     r"opt/(venv|user)/bin/[\w.-]+",
-    r"opt/venv/(pyvenv\.cfg|lib64|\.gitignore)",  # the last one from `python -m venv` of Python 3.13 and newer
+    r"opt/venv/(pyvenv\.cfg|lib64|\.gitignore)",  # the last one by `python -m venv` since Python 3.13
     r"opt/bytecode/(usr/local/lib/python3\.\d+|srv)/[\w./-]+\.pyc",
     r"srv/(alembic\.ini|gunicorn\.conf\.py|pyproject\.toml)",
     r"srv/(app|migrations)(/\w+)?/\w+\.py",
@@ -102,15 +102,15 @@ class Project(NamedTuple):
 
 @pytest.fixture(scope="session")
 def project(bake: Bake, combination: Combination) -> Project:
-    # With the slug of every other test, so that the locks are the same, and with them the layers that hold the packages.
+    # With the same slug as in other tests, so that the locks and the layers with packages are the same.
     folder = bake(**combination._asdict(), project_name=HOSTILE_NAME, project_slug="task-service")
-    run("chmod", "--recursive", "go=", folder, cwd=folder, env=environment())  # as with a umask of 077
+    run("chmod", "--recursive", "go=", folder, cwd=folder, env=environment())  # as with umask 077
     return Project(combination, folder, build(folder, "production"))
 
 
 @pytest.fixture(scope="session")
 def options(project: Project) -> Iterator[list[str]]:
-    """What `docker run` has to be told so that the service starts: nothing on SQLite."""
+    """The options of `docker run` that the service needs: none with SQLite."""
     if project.uses_sqlite:
         yield []
         return
@@ -134,7 +134,7 @@ def _succeeds(container: Container, *command: str) -> bool:
 
 @contextmanager
 def service(project: Project, options: list[str], *more: str, image: str = "") -> Iterator[Container]:
-    """The service, started hardened, from its first 200 on."""
+    """Run the service hardened, and wait for its first 200."""
     publish = ["--publish=127.0.0.1::8000", "--publish=127.0.0.1::8051"]
     with container(*HARDENED, *publish, *options, *more, image or project.image) as started:
         started.wait_for_health()
@@ -153,7 +153,7 @@ def key(running: Container) -> str:
     return running.issue_key()
 
 
-@only(SQLITE_VENV)  # whose stage `ci` test_own_tests.py builds with it
+@only(SQLITE_VENV)  # test_own_tests.py builds its stage `ci` with that
 def test_another_version_of_python_can_be_chosen(project: Project) -> None:
     image = build(project.folder, "production", "--build-arg=PYTHON_VERSION=3.13")
     assert strays(image, "python:3.13-slim") == []
@@ -207,7 +207,7 @@ def file_system(image: str) -> dict[str, tarfile.TarInfo]:
 
 
 def strays(image: str, base_image: str = BASE) -> list[str]:
-    """The files that are neither the base's nor allowed."""
+    """The files that are neither in the base image nor allowed."""
     base = file_system(base_image)
     found = file_system(image)
     new = [name for name, member in found.items() if not member.isdir() and not _same(member, base.get(name))]
@@ -308,7 +308,7 @@ def test_what_takes_too_much_memory_is_killed_and_the_service_goes_on(running: C
 
 
 def stop_during_a_request(started: Container, key: str, rest_after: float | None) -> bytes:
-    """What a request is answered whose body is sent in part, and the rest so many seconds after the stop, or never."""
+    """Send a part of a request, stop the service, send the rest after some seconds or never, and return the response."""
     body = json.dumps({"title": "Sent slowly"}).encode()
     with socket.create_connection(("127.0.0.1", started.port(8000)), timeout=30) as connection:
         lines = ["POST /tasks HTTP/1.1", "Host: localhost", f"X-API-Key: {key}", f"Content-Length: {len(body)}"]
@@ -343,7 +343,7 @@ def test_a_request_that_never_ends_does_not_hold_up_a_stop(project: Project, opt
 
 @each_package_manager
 def test_as_an_arbitrary_user_it_runs_and_a_start_compiles_nothing(project: Project, options: list[str]) -> None:
-    """To compile would take seconds on a quarter of a CPU. The memory is what the README calls enough to begin with."""
+    """Compiling would take seconds on a quarter of a CPU. The memory is what the README recommends to start with."""
     limits = ["--memory=256m", "--memory-swap=256m"]
     with service(project, options, "--user=12345:0", "--env=PYTHONVERBOSE=1", *limits) as started:
         logs = started.logs()
@@ -409,7 +409,7 @@ def metrics_of(started: Container) -> str:
         return str(answer.read(), "utf-8")
 
 
-# The most of it within so many seconds, without what the system can take back, as `docker stats` counts it.
+# The peak of memory within some seconds, without reclaimable pages, as `docker stats` counts it.
 MEASURE_MEMORY = """
 import sys, time
 from pathlib import Path
@@ -503,7 +503,7 @@ def test_data_outlives_the_container_in_a_folder_of_the_host(
 
 
 def host_folder(tmp_path: Path, owner: str, mode: str) -> Path:
-    """A folder with that owner, made by a container because these tests may not run as root."""
+    """A folder with this owner, created by a container because these tests may not run as root."""
     folder = tmp_path / "data"
     folder.mkdir()
     change = f"chown {owner} /data && chmod {mode} /data"

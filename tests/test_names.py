@@ -1,4 +1,4 @@
-"""Names and descriptions of any kind, read back from every file they appear in."""
+"""Names and descriptions of all kinds, read back from every file in which they appear."""
 
 import ast
 import re
@@ -53,7 +53,7 @@ HOSTILE = [
 
 
 def inline_text(markdown: str, kind: str) -> str:
-    """The text of the first heading or paragraph, as a reader sees it."""
+    """The text of the first heading or paragraph as displayed."""
     tokens = MarkdownIt("commonmark").enable(["strikethrough", "table"]).parse(markdown)
     position = next(number for number, token in enumerate(tokens) if token.type == f"{kind}_open")
     assert position == {"heading": 0, "paragraph": 3}[kind], "it has turned into something else"
@@ -96,7 +96,7 @@ def test_every_place_where_a_name_appears_is_known(bake: Bake) -> None:
 
 
 def render(folder: Path, **answers: str) -> Path:
-    """The files in which a name appears, as cookiecutter renders them; for all files it takes a second."""
+    """Only the files in which names appear: to render all would take a second."""
     context = generate_context(str(TEMPLATE / "cookiecutter.json"), extra_context=answers)
     context["cookiecutter"] = prompt_for_config(context, no_input=True)
     env = create_env_with_context(context)
@@ -116,7 +116,7 @@ def test_any_name_is_the_same_wherever_it_appears(value: str, tmp_path: Path) ->
             assert read((project / name).read_text()) == value, f"{question} in {name}"
     checked = [Path("app", "settings.py")]
     run(SCRIPTS / "ruff", "format", "--check", "--no-cache", *checked, cwd=project, env=environment())
-    # It tells the package's imports from others by its files, most of which are not here.
+    # It recognizes first-party imports by files, most of which are missing here.
     run(SCRIPTS / "ruff", "check", "--no-cache", "--ignore=I001", *checked, cwd=project, env=environment())
 
 

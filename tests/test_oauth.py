@@ -1,4 +1,4 @@
-"""OAuth from end to end: a certified authorization server, the official client, and a rendered service between them."""
+"""OAuth end to end: a certified authorization server, the official MCP client, and a rendered service."""
 
 import hmac
 import json
@@ -24,8 +24,8 @@ pytestmark = [pytest.mark.slow, only(SQLITE_UV)]
 
 OIDC_PROVIDER = "oidc-provider@9.13.3"
 
-# Lets anybody register and log in; its access tokens are JWTs for the resource that the client names. It knows two
-# programs as well, one of which gets tokens for a second. Its keys are kept by name, so that another issuer may share one.
+# Anybody can register and log in. Access tokens are JWTs for the resource that the client names. There are also two
+# machine clients, one of which gets tokens for one second. Keys are stored by name, so that issuers can share one.
 ISSUER = """
 import { generateKeyPairSync } from "node:crypto";
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
@@ -70,7 +70,7 @@ for (const event of ["registration_create.success", "grant.success"])
 provider.listen(port, "127.0.0.1");
 """
 
-# Registers or names its metadata, logs in, calls a tool, refreshes the token and calls again, as an assistant would; prints what it went through.
+# Registers or gives the URL of its metadata, logs in, calls a tool, refreshes the token and calls again; prints each step.
 CLIENT = r"""
 import asyncio, json, sys
 import httpx2
@@ -125,7 +125,7 @@ asyncio.run(main(*sys.argv[1:]))
 def running(
     *command: str | Path, cwd: Path, env: dict[str, str], url: str, log: Path
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a server until it answers at the URL, and end it afterwards."""
+    """Start a server, wait until it answers at the URL, and finally stop it."""
     with log.open("w") as output:
         process = subprocess.Popen(command, cwd=cwd, env=env, stdout=output, stderr=output)
     try:
@@ -145,16 +145,16 @@ def answers(url: str) -> bool:
 
 
 class OAuth(NamedTuple):
-    """A service that runs and accepts the tokens of an issuer, which each test starts when it needs it."""
+    """A running service and the address of its issuer, which tests start when they need it."""
 
     service: Service
     node: Path
-    """The folder in which the issuer is installed, and keeps its keys."""
+    """The folder with the issuer and its keys."""
     issuer: int
-    """The port of the issuer."""
+    """The issuer's port."""
     resource: str
     log: Path
-    """Of the service."""
+    """The service's log."""
 
     @property
     def url(self) -> str:
@@ -165,7 +165,7 @@ class OAuth(NamedTuple):
 def oauth(
     bake: Bake, combination: Combination, python: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[OAuth]:
-    """Of one process, for each asks the issuer for its keys."""
+    """A service with one process, because each fetches the issuer's keys."""
     folder = tmp_path_factory.mktemp("oauth")
     service = render(bake, combination, make_path(folder / "bin", **{"python3.12": python}))
     service.make("install")
@@ -183,7 +183,7 @@ def oauth(
 def issuer(
     oauth: OAuth, folder: Path, *, key: str = "first", port: int | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """An issuer that signs with this key; what it did is in the folder's `issuer.log`."""
+    """Run an issuer that signs with this key; its log is `issuer.log` in the folder."""
     (oauth.node / "issuer.mjs").write_text(ISSUER)
     number = str(port or oauth.issuer)
     command = ["node", "issuer.mjs", number, key]
@@ -193,7 +193,7 @@ def issuer(
 
 
 def token(url: str, resource: str, client: str = "steady") -> str:
-    """What a program gets from the issuer at this URL for its own use."""
+    """A token for a machine client from the issuer at this URL."""
     form = {"grant_type": "client_credentials", "resource": resource, "scope": "read write"}
     request = urllib.request.Request(f"{url}/token", urlencode(form).encode())
     request.add_header("Authorization", f"Basic {b64encode(f'{client}:any'.encode()).decode()}")
@@ -207,14 +207,14 @@ def encoded(part: bytes) -> str:
 
 
 def forged(good: str, algorithm: str, sign: Callable[[bytes], bytes], key_id: str = "first") -> str:
-    """A good token under another header and signature."""
+    """A valid token with another header and signature."""
     header = json.dumps({"alg": algorithm, "kid": key_id}).encode()
     text = f"{encoded(header)}.{good.split('.')[1]}"
     return f"{text}.{encoded(sign(text.encode()))}"
 
 
 def outcome(oauth: OAuth, credential: str) -> int | str:
-    """The status of a request with this token or, if it was refused, the reason that is in the log."""
+    """The status of a request with this token or, if it is rejected, the reason in the log."""
     before = oauth.log.stat().st_size
     request = urllib.request.Request(f"http://127.0.0.1:{oauth.service.ports[0]}/tasks")
     request.add_header("Authorization", f"Bearer {credential}")
@@ -263,7 +263,7 @@ def test_only_tokens_of_its_issuer_for_itself_that_have_not_expired_are_accepted
             token(oauth.url, elsewhere): f"aud is '{elsewhere}'",
             token(f"http://127.0.0.1:{other}", oauth.resource): f"iss is 'http://127.0.0.1:{other}'",
             forged(good, "none", lambda _text: b""): "its algorithm is 'none'",
-            # Key confusion: with the public key, which everybody can read, as if it were a shared secret.
+            # Key confusion: signed with the public key, which anybody can read, as a shared secret.
             forged(good, "HS256", lambda text: hmac.digest(public, text, "sha256")): "its algorithm is 'HS256'",
         }
         for credential, reason in refused.items():
@@ -281,7 +281,7 @@ def test_a_new_key_of_the_issuer_takes_the_place_of_the_old_one(oauth: OAuth, tm
         assert outcome(oauth, old) == 200
     with issuer(oauth, tmp_path, key="second"):
         new = token(oauth.url, oauth.resource)
-        # Not at once, for the issuer is asked for unknown keys no more often than each few seconds.
+        # Not immediately, because unknown keys are fetched at most every few seconds.
         wait_until(lambda: outcome(oauth, new) == 200, timeout=60, what=lambda: str(outcome(oauth, new)))
     assert outcome(oauth, old) == "the issuer has no key 'first'"
 
@@ -295,7 +295,7 @@ def test_while_the_issuer_hangs_known_keys_are_used_on_and_others_wait_no_longer
         process.send_signal(signal.SIGSTOP)
         try:
             unknown = forged(known, "RS256", lambda text: text, key_id="third")
-            # Meanwhile each is refused at once, for the issuer was asked a moment ago.
+            # Meanwhile all are rejected immediately, because the issuer was asked a moment ago.
             wait_until(lambda: outcome(oauth, unknown) == 503, timeout=60, what=lambda: str(outcome(oauth, unknown)))
             assert outcome(oauth, known) == 200
         finally:

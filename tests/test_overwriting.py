@@ -1,4 +1,4 @@
-"""Rendering over what is there: nothing that was there before is lost."""
+"""Rendering over existing files loses nothing."""
 
 import shutil
 from collections.abc import Callable
@@ -24,7 +24,7 @@ def env(tmp_path: Path) -> dict[str, str]:
 
 @pytest.fixture
 def project(bake: Bake, env: dict[str, str], tmp_path: Path) -> Path:
-    """A project that its user has changed and committed."""
+    """A project with committed changes by its user."""
     folder = shutil.copytree(bake(), tmp_path / "task-service")
     (folder / "app" / "main.py").write_text("Ours.\n")
     (folder / ".env").write_text("Ignored, and not rendered.\n")
@@ -59,7 +59,7 @@ def ignored_by_what_is_around_it(project: Path, env: dict[str, str]) -> None:
 
 
 def where_git_is_led_elsewhere(project: Path, env: dict[str, str]) -> None:
-    """As in a hook of git, for another repository in which all is committed."""
+    """As in a hook of another repository, in which everything is committed."""
     changed(project, env)
     other = shutil.copytree(project, project.parent / "other")
     run("git", "restore", ".", cwd=other, env=env)

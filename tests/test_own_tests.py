@@ -1,6 +1,6 @@
-"""A project's own tests, inside the stage of its image that is for them.
+"""A project's own tests, in the image's stage for them.
 
-The packages are the same whichever manager installs them: so few combinations say what all would.
+Package managers install the same packages, so a few combinations are enough.
 """
 
 import json
@@ -17,18 +17,18 @@ pytestmark = pytest.mark.docker
 
 QUICK = ["-m", "not slow"]
 SLOW = ["-m", "slow"]
-"""Those with deadlines."""
+"""The tests with deadlines."""
 NEWER_PYTHON = "--build-arg=PYTHON_VERSION=3.13"
 
 
 def run_tests_inside(image: str, *options: str) -> None:
-    """Without coverage, which takes time, and with files in memory, as builds keep the disk busy."""
+    """Run tests without coverage, which takes time, and with files in memory, because builds keep the disk busy."""
     command: list[str] = json.loads(docker("image", "inspect", "--format={{json .Config.Cmd}}", image))
     command.remove("--cov")
     printed = docker("run", "--rm", "--tmpfs=/tmp:exec", image, *command, *options, timeout=1200)
     skipped = re.findall(r"^SKIPPED \[1\] \S+ (.*)", printed, re.MULTILINE)
     assert " passed" in printed
-    assert [reason for reason in skipped if "pgbouncer" not in reason] == []  # with which test_run.py runs that test
+    assert [reason for reason in skipped if "pgbouncer" not in reason] == []  # test_run.py runs that test
 
 
 @only(POSTGRES_PIP_GPU)

@@ -1,6 +1,6 @@
-"""What the jobs `image` and `publish` of the rendered CI workflow call, against a registry that wants a password.
+"""The commands of the jobs `image` and `publish` of the rendered CI workflow, with a registry that requires a password.
 
-Left out is what only GitHub or the internet can do: the identity that signs, the scanner's database, another platform.
+Not tested is what needs GitHub or the internet: keyless signing, the scanner's database, other platforms.
 """
 
 import json
@@ -19,9 +19,9 @@ pytestmark = [pytest.mark.docker, only(POSTGRES_PIP_GPU)]
 
 USER, PASSWORD = "user-for-tests", "password-for-tests"
 HTPASSWD = f"{USER}:$2y$05$abcdefghijklmnopqrstuuSU5vwaYBWSYOCciTXroVDtS8FNZ9KTy"
-"""The line that lets this user in, with bcrypt: htpasswd -nbBC 5 USER PASSWORD."""
+"""The user's entry, by bcrypt: htpasswd -nbBC 5 USER PASSWORD."""
 
-# Signs nothing, and says what it was to sign.
+# Signs nothing, and prints what it was asked to sign.
 COSIGN = "#!/bin/sh\necho cosign $*\n"
 
 
@@ -42,7 +42,7 @@ class Project(NamedTuple):
 
 @pytest.fixture(scope="module")
 def project(bake: Bake, combination: Combination, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
-    """A project whose registry is one of the tests' own, and whose Docker has logged in there."""
+    """A project with a registry for these tests, to which its Docker is logged in."""
     folder = tmp_path_factory.mktemp("publish")
     (folder / "htpasswd").write_text(HTPASSWD)
     (folder / "bin").mkdir()
@@ -76,7 +76,7 @@ def test_images_are_built_called_measured_published_and_signed(project: Project)
 
 
 def test_the_worker_s_image_is_published_by_the_same_commands(project: Project) -> None:
-    """Which are not run: they would carry its gigabyte to and fro."""
+    """They are not run, because they would transfer its gigabyte."""
     for target in ("scan", "save", "push", "sign"):
         _make_again, *commands = project.make("--dry-run", f"worker-{target}").splitlines()
         assert commands == project.make("--dry-run", target, f"IMAGE={PREFIX}-ml").splitlines()

@@ -1,4 +1,4 @@
-"""What is rendered: the right files, clean, the same each time, and with nothing but cookiecutter."""
+"""Rendered files: complete, clean, reproducible, and rendered with nothing but cookiecutter."""
 
 import json
 import re
@@ -89,7 +89,7 @@ WINDOWS_REFUSES = re.compile(r'[<>:"|?*\\\x00-\x1f]|[ .]$|^(con|prn|aux|nul|com\
 
 REGISTRIES = ["docker.io/a", "quay.io/a", "123456789012.dkr.ecr.eu-central-1.amazonaws.com/a"]
 
-# Imported by Python before anything else: ends every attempt to reach a network, and moves the clock.
+# Python imports this first: it blocks the network and moves the clock.
 GUARD = """
 import datetime, sys, time
 
@@ -110,14 +110,14 @@ sys.addaudithook(refuse)
 
 
 def guard(folder: Path, days: int = 0) -> dict[str, str]:
-    """An environment in which Python is on a day in the future, and without network."""
+    """An environment in which Python has no network and a date in the future."""
     folder.mkdir(parents=True)
     (folder / "sitecustomize.py").write_text(GUARD.replace("DAYS", str(days)))
     return {"PYTHONPATH": str(folder)}
 
 
 def render_guarded(folder: Path, combination: Combination, days: int) -> Path:
-    """Render on a day in the future without network, and without any other program on PATH."""
+    """Render without a network, with a date in the future, and with no other program on PATH."""
     answers = [f"{question}={value}" for question, value in combination._asdict().items()]
     env = environment(PATH=str(folder / "none"), HOME=str(folder), **guard(folder / "guard", days))
     run(SCRIPTS / "cookiecutter", TEMPLATE, "--no-input", *answers, cwd=folder, env=env)
@@ -141,7 +141,7 @@ def test_every_file_meets_the_whitespace_contract(baked: Path) -> None:
             "does not end with one newline": bool(text) and not re.search(r"[^\n]\n\Z", text),
             "has trailing blanks": bool(re.search(r"[ \t]$", text, re.MULTILINE)),
             "has carriage returns": "\r" in text,
-            # Those of Python's style, also in what a feature is made from and in a page's examples.
+            # Python's rules, also for the skeleton of features and for examples in pages.
             "has two blank lines in a row": "\n\n\n" in re.sub(r"```python\n.+?```", "...", text, flags=re.DOTALL)
             and not (name.endswith((".py", ".mako")) or name.startswith("scripts/skeleton/")),
         }
@@ -150,7 +150,7 @@ def test_every_file_meets_the_whitespace_contract(baked: Path) -> None:
 
 
 def test_no_template_code_is_left_over(baked: Path) -> None:
-    # The braces of GitHub, Docker, Prometheus and Grafana stay.
+    # GitHub, Docker, Prometheus and Grafana use braces too.
     jinja = re.compile(r"cookiecutter\.|\{%|(?<!\$)\{\{(?!\.|json \.|print \.| \$|\w+\}\})|\{#")
     assert [name for name, content in files(baked).items() if jinja.search(content.decode())] == []
 
@@ -207,7 +207,7 @@ def test_cuda_is_in_a_lock_of_its_own(baked: Path, combination: Combination) -> 
     assert locks == (expected | {"requirements-gpu.txt": True} if combination.gpu else expected)
 
 
-# To which people append: a line that an answer decides, just above theirs, would conflict when it is switched.
+# People append to these files: if the line above theirs depended on an answer, changing that would conflict.
 APPENDED_TO = [
     *("README.md", "Makefile", "pyproject.toml", ".env.example", ".env.prod.example"),
     *(".gitignore", ".dockerignore", ".gitattributes", ".editorconfig", ".pre-commit-config.yaml"),
@@ -311,7 +311,7 @@ def test_pages_name_only_targets_modules_and_files_that_there_are(baked: Path) -
 
 
 def code(page: str) -> str:
-    """What a page has in code blocks and between backticks."""
+    """The code of a page: in blocks and between backticks."""
     return "\n".join(block or inline for block, inline in re.findall(r"```\w+\n(.+?)```|`([^`\n]+)`", page, re.DOTALL))
 
 

@@ -1,4 +1,4 @@
-"""Combinations installed from their lock, checked and tested by their own Makefile, and run as their README says."""
+"""Combinations that are installed, checked, tested and run as their README says."""
 
 import json
 import os
@@ -46,7 +46,7 @@ from tests.sandbox import (
 )
 from tests.test_deploy import caddy, program_running, queries, rules
 
-# Each package manager, each database, and jobs: locally they meet in nothing. The first of them is what `make test` tries.
+# Each package manager, each database, and jobs: without Docker they are independent. `make test` runs the first.
 slow = pytest.mark.slow
 RUN_FOR = [
     SQLITE_UV,
@@ -58,13 +58,13 @@ UV = SCRIPTS / "uv"
 
 
 class Service(NamedTuple):
-    """A rendered project, and the environment in which its commands run."""
+    """A rendered project, and the environment of its commands."""
 
     folder: Path
     env: dict[str, str]
     ports: tuple[int, int]
     python: Path
-    """What the project's packages are installed for."""
+    """The Python with the project's packages."""
 
     def make(self, *arguments: str, timeout: float = 600) -> str:
         return run("make", *arguments, cwd=self.folder, env=self.env, timeout=timeout).stdout
@@ -82,7 +82,7 @@ def render(bake: Bake, combination: Combination, path: str) -> Service:
 def installed(
     bake: Bake, combination: Combination, python: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Service]:
-    """Installed on a machine that has Python 3.12 or newer, but no uv."""
+    """Installed on a machine with Python 3.12 or newer, but without uv."""
     path = make_path(tmp_path_factory.mktemp("path") / "bin", **{"python3.12": python})
     service = render(bake, combination, path)
     service.make("install")
@@ -108,7 +108,7 @@ def test_exactly_the_lock_is_installed_and_stays(installed: Service) -> None:
 def test_a_dependency_comes_and_goes_with_its_line_in_pyproject(
     bake: Bake, combination: Combination, python: Path, tmp_path: Path
 ) -> None:
-    """In a project of few packages, as pip and venv install all of them anew."""
+    """In a project with few packages, because pip and venv install all again."""
     service = render(bake, combination, make_path(tmp_path / "bin", **{"python3.12": python}))
     pyproject = service.folder / "pyproject.toml"
     few = re.sub(r"(?ms)^(dependencies|dev) = \[\n.*?^]", r"\1 = []", pyproject.read_text())
@@ -125,7 +125,7 @@ def test_a_dependency_comes_and_goes_with_its_line_in_pyproject(
 
 @pytest.fixture(scope="session")
 def staged(installed: Service) -> Service:
-    """As a repository that checks each commit, before the first one."""
+    """A repository that checks each commit, before the first one."""
     author = {f"GIT_{role}_{what}": "tests" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
     caches = {"PRE_COMMIT_HOME": str(installed.folder.parent / "pre-commit"), "GIT_CONFIG_GLOBAL": "/dev/null"}
     service = installed._replace(env={**installed.env, **author, **caches})
@@ -137,13 +137,13 @@ def staged(installed: Service) -> Service:
 @slow
 @only(SQLITE_UV, SQLITE_PIP, POSTGRES_UV)
 def test_what_is_rendered_passes_its_own_hooks(staged: Service) -> None:
-    """Where this says that locks changed, run `make locks`."""
+    """If this says that locks changed, run `make locks`."""
     printed = staged.make("hooks")
     assert "Failed" not in printed
     assert "Skipped" not in printed
 
 
-# What each hook is there for, in the order of the hooks.
+# What each hook rejects, in the order of the hooks.
 BAD_FILES = {
     "ruff check": ("app/added_default.py", "def added(items: list[int] = []) -> int:\n    return len(items)\n"),
     "ruff format": ("app/added_style.py", "added: int = ( 1 )\n"),
@@ -208,7 +208,7 @@ def test_a_lock_that_does_not_fit_is_not_committed_but_mended(staged: Service) -
 @slow
 @only(SQLITE_UV_GPU, POSTGRES_UV)
 def test_its_quick_tests_pass(installed: Service) -> None:
-    """On SQLite without jobs they pass in an image: see test_own_tests.py."""
+    """With SQLite and without jobs, test_own_tests.py runs them."""
     assert " passed" in installed.make(*QUICK_TESTS)
 
 
@@ -221,7 +221,7 @@ def test_pytest_runs_whichever_package_manager_installed_it(installed: Service) 
 @slow
 @only(POSTGRES_UV)
 def test_a_pooler_serves_many_connections_with_few(installed: Service) -> None:
-    """Skipped by the project itself where there is no PgBouncer, unless `REQUIRE_PROGRAMS` is set."""
+    """The project itself skips this without PgBouncer, unless `REQUIRE_PROGRAMS` is set."""
     installed.make(*POOLER_TEST)
 
 
@@ -236,13 +236,13 @@ def test_its_style_and_types_are_clean_after_changes_and_an_update(
 
 
 def borrow(installed: Service, project: Path) -> Path:
-    """Let a project of the same combination use what is installed: linked file by file, as PostgreSQL opens its folders."""
+    """Link installed packages into a project of the same combination: only files, as PostgreSQL changes folders."""
     shutil.copytree(installed.folder / ".venv", project / ".venv", symlinks=True, copy_function=os.link)
     (project / ".venv" / "installed").touch()
     return project
 
 
-# The commands in AGENTS.md that other tests run.
+# Commands in AGENTS.md that other tests run.
 RUN_ELSEWHERE = {"dev", "feature", "key", "template-update", "test-all", "worker"}
 
 
@@ -292,7 +292,7 @@ def test_the_readme_says_what_becomes_of_migrations_when_jobs_come_or_go(
 
 
 class Running(NamedTuple):
-    """A service that runs as its README says, and what the README's first call gave."""
+    """A service that runs as its README says, and the result of the README's first call."""
 
     service: Service
     process: subprocess.Popen[bytes]
@@ -300,7 +300,7 @@ class Running(NamedTuple):
     first_task: dict[str, object]
 
     def stop(self) -> None:
-        """What Ctrl-C does at a terminal."""
+        """Do what Ctrl-C does in a terminal."""
         os.killpg(self.process.pid, signal.SIGINT)
         self.process.wait(timeout=60)
 
@@ -322,7 +322,7 @@ def running(
     request: pytest.FixtureRequest,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Running]:
-    """Follow the README to a first call: from nothing on a machine that has uv, which only one that uses uv can notice."""
+    """Follow the README to a first call. Projects that use uv start from nothing, on a machine that has it."""
     folder = tmp_path_factory.mktemp("run")
     path = make_path(folder / "bin", **{"uv": UV, "python3.12": python})
     if not Path(path, "curl").exists():
@@ -343,7 +343,7 @@ def running(
             stdout=output,
             stderr=output,
             start_new_session=True,
-            # These tests ignore SIGINT where a shell runs them in the background; a terminal's programs do not.
+            # Shells start background jobs, such as these tests, with SIGINT ignored.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         ) as process,
     ):
@@ -404,7 +404,7 @@ def test_rest_and_mcp_work_through_caddy(running: Running, tmp_path: Path) -> No
         assert [each["id"] for each in json.loads(printed)["items"]] == [running.first_task["id"]]
 
 
-# What the commands of a development container need of the image that it names.
+# What a development container needs of the image that it names.
 DEVELOPMENT_IMAGE = """
 FROM python:3.12-slim
 RUN apt-get update && apt-get install --yes --no-install-recommends make && rm -r /var/lib/apt/lists
@@ -415,7 +415,7 @@ LABEL devcontainer.metadata='[{"remoteUser": "vscode"}]'
 
 @contextmanager
 def image_to_develop_in(name: str) -> Iterator[None]:
-    """The image of this name or, where its registry is out of reach, one that stands in for it."""
+    """The image of this name or, if its registry is unreachable, a stand-in."""
     is_there = subprocess.run(["docker", "image", "inspect", name], capture_output=True, check=False).returncode == 0
     if not is_there:
         pull = subprocess.run(["docker", "pull", "--quiet", name], capture_output=True, text=True, check=False)
@@ -432,7 +432,7 @@ def image_to_develop_in(name: str) -> Iterator[None]:
 
 @contextmanager
 def remove_development_container(project: Path) -> Iterator[None]:
-    """With the image that is made for its user."""
+    """Finally remove the container and the image that was built for its user."""
     try:
         yield
     finally:
@@ -450,13 +450,13 @@ def remove_development_container(project: Path) -> Iterator[None]:
 def test_a_development_container_opens_installed_and_serves_on_the_ports_that_it_forwards(
     baked: Path, tmp_path: Path
 ) -> None:
-    """Installed on this machine before, for a Python that the container has not. What forwards a port is the editor:
-    it connects inside the container, as this does."""
+    """The project was installed before, with a Python that the container lacks. Editors forward a port by connecting to it
+    inside the container, as this does."""
     project = shutil.copytree(baked, tmp_path / "task-service")
     (project / ".venv" / "bin").mkdir(parents=True)
     (project / ".venv" / "bin" / "python").symlink_to("/nonexistent/python")
     (project / ".venv" / "installed").touch()
-    if os.getuid() == 0:  # to anybody else's id, that of the container's user is changed
+    if os.getuid() == 0:  # otherwise the container's user gets our id
         run("chown", "--recursive", "1000:1000", project, cwd=tmp_path, env=environment())
     configuration = json.loads((project / ".devcontainer" / "devcontainer.json").read_text())
     python = configuration["customizations"]["vscode"]["settings"]["python.defaultInterpreterPath"]
@@ -495,7 +495,7 @@ scrape_configs:
 @once
 def test_prometheus_fires_an_alert_under_load_and_fills_the_dashboard(running: Running, tmp_path: Path) -> None:
     service = running.service
-    # In seconds instead of minutes, and of any latency.
+    # Within seconds instead of minutes, and at any latency.
     alerts = (service.folder / "deploy" / "prometheus" / "alerts.yml").read_text()
     alerts = re.sub(r"for: \d+m", "for: 0s", alerts).replace("[5m]", "[5s]").replace(") > 1\n", ") > 0\n")
     (tmp_path / "alerts.yml").write_text(alerts)
@@ -538,7 +538,7 @@ def test_the_docs_work_in_a_browser_without_internet(running: Running) -> None:
         created = browser.try_out(page, running.key, "Create Task", '{"title": "From a browser"}')
     assert created["title"] == "From a browser"
     elsewhere = {request for request in requests if not request.startswith((url, f"blob:{url}", "data:"))}
-    assert elsewhere == {"https://cdn.redoc.ly/redoc/logo-mini.svg"}  # which the pages' policy blocks, and they hide
+    assert elsewhere == {"https://cdn.redoc.ly/redoc/logo-mini.svg"}  # blocked by the policy, and hidden
 
 
 def test_it_reloads_when_a_file_changes(running: Running) -> None:
@@ -576,7 +576,7 @@ def test_the_readme_leads_to_a_first_job(running: Running) -> None:
 
 
 def without_series(running: Running) -> set[str]:
-    """What dashboard and alerts ask of jobs and of the database and the service does not export."""
+    """Time series of jobs and the database that the dashboard and alerts query, but the service does not export."""
     with urllib.request.urlopen(f"http://localhost:{running.service.ports[0]}/metrics") as answer:
         exported = set(re.findall(r"^\w+", answer.read().decode(), re.MULTILINE))
     asked = [*queries(running.service.folder), *(rule["expr"] for rule in rules(running.service.folder))]
@@ -604,7 +604,7 @@ def test_closing_its_terminal_ends_it(installed: Service) -> None:
             stdout=output,
             stderr=output,
             start_new_session=True,
-            preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # nohup has all that it starts ignore it
+            preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # nohup makes its children ignore it
         ) as process,
     ):
         try:
@@ -619,7 +619,7 @@ def test_closing_its_terminal_ends_it(installed: Service) -> None:
 
 
 def group_lives(leader: int) -> bool:
-    """Whether a process of this process group has not ended."""
+    """Whether any process of this group is alive."""
     try:
         os.killpg(leader, 0)
     except ProcessLookupError:

@@ -1,4 +1,4 @@
-"""What the Compose files say of each combination; test_compose.py and test_gpu_images.py start some of them."""
+"""The Compose files of each combination; test_compose.py and test_gpu_images.py start some of them."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""The template itself: its code, its Makefile on a bare machine, its locks, what its README says."""
+"""The template itself: its code, its Makefile on a bare machine, its locks and its README."""
 
 import os
 import re

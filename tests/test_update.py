@@ -1,4 +1,4 @@
-"""Updates of rendered projects: where they come from, what they bring, leave alone and refuse, and who proposes them."""
+"""Updates of rendered projects: their origin, what they change, keep and refuse, and how they are proposed."""
 
 import json
 import re
@@ -49,7 +49,7 @@ def cruft(project: Path, env: Mapping[str, str], *arguments: str, status: int = 
 def template_update(
     project: Path, env: Mapping[str, str], arguments: str = "", status: int = 0, tools: Path = SCRIPTS
 ) -> str:
-    """Run the project's own task with the tools of these tests."""
+    """Run the project's own command with the tools of these tests."""
     command = ["make", "template-update", f"BIN={tools}", f"ARGS={arguments}"]
     printed = run(*command, cwd=project, env={**env, "UV_PYTHON": sys.executable}, status=status)
     return printed.stdout + printed.stderr
@@ -61,14 +61,14 @@ def git(project: Path, env: Mapping[str, str], *arguments: str) -> str:
 
 @pytest.fixture(scope="session")
 def rendered_before(github: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project from the release before, to be copied."""
+    """A project from the previous release; to be copied."""
     folder = tmp_path_factory.mktemp("before")
     return render(folder / "project", user(github, folder), "--checkout", RELEASE)
 
 
 @pytest.fixture(scope="session")
 def newest(github: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project from the template as it is now; to be read only."""
+    """A project from the current template; read-only."""
     folder = tmp_path_factory.mktemp("newest")
     return render(folder / "project", user(github, folder))
 
@@ -80,7 +80,7 @@ def project(rendered_before: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def no_resolver(tmp_path: Path) -> Path:
-    """Tools that leave locks as they are, for tests that are not about these."""
+    """Tools that do not change locks, for tests that are not about them."""
     folder = tmp_path / "tools"
     folder.mkdir()
     for name, command in {"python": f'exec {sys.executable} "$@"', "cruft": "exit 1", "uv": "exit 0"}.items():
@@ -150,7 +150,7 @@ def test_without_an_origin_none_is_recorded_and_one_line_says_why(
 
 
 def record_origin(alter: str, env: Mapping[str, str], folder: Path) -> str | None:
-    """What is recorded of a template that cookiecutter has kept, and to which this was done since."""
+    """What is recorded for cookiecutter's clone of a template if it was altered like this."""
     cached = folder / "home" / ".cookiecutters" / "template"
     cached.parent.mkdir()
     run("sh", "-ec", f"git clone --quiet {ADDRESS} {cached} && cd {cached} && {alter}", cwd=folder, env=env)
@@ -325,7 +325,7 @@ def test_any_name_is_rendered_and_updated_whatever_the_system_s_encoding(
 def test_variables_of_git_do_not_lead_an_update_elsewhere(
     repository: str, project: Path, newest: Path, env: dict[str, str], no_resolver: Path, tmp_path: Path
 ) -> None:
-    """Git sets these in its hooks, and while it rebases."""
+    """Git sets these in hooks and during rebases."""
     other = {"project": project, "other": shutil.copytree(newest, tmp_path / "other")}[repository]
     commits = git(other, env, "log", "--all", "--format=%H")
     git_folder = str(other / ".git")
@@ -408,7 +408,7 @@ def outside_git(project: Path, env: dict[str, str]) -> None:
 
 
 def unaltered(project: Path, env: dict[str, str]) -> None:
-    """The fault is in what is asked for."""
+    """The fault is in the command."""
 
 
 def shallow(project: Path, env: dict[str, str]) -> None:
@@ -520,7 +520,7 @@ def lock(project: Path, env: Mapping[str, str]) -> None:
 
 
 def locked(project: Path) -> dict[str, str]:
-    """The version of each package that the locks name."""
+    """The version of each package in the locks."""
     texts = [lock.read_text() for lock in sorted(project.glob("requirements*.txt"))]
     assert not any(re.search("^[<=>|]{7}( |$)", text, re.MULTILINE) for text in texts)
     return dict(re.findall(r"^([a-z0-9-]+)==([^ ;\\]+)", "\n".join(texts), re.MULTILINE))
@@ -528,7 +528,7 @@ def locked(project: Path) -> dict[str, str]:
 
 @pytest.fixture
 def extended(project: Path, env: dict[str, str]) -> Path:
-    """A project with a dependency of its own, and another version than the template had of one."""
+    """A project with another dependency, and with another version of one of the template's."""
     updates.edit(project / "pyproject.toml", '^    "uvicorn-worker', r'    "six>=1.16",\n\g<0>')
     lock(project, env)
     for each in project.glob("requirements*.txt"):
@@ -564,7 +564,7 @@ def test_one_command_puts_locks_right_whatever_is_left_in_them(project: Path, en
     assert tree(project) == expected
 
 
-# Like GitHub's command line: it knows which branches were ever proposed.
+# Stands in for GitHub's command line, and remembers which branches were proposed.
 GH = """#!/bin/sh
 echo "$*" >> "$RUNNER_TEMP/calls"
 mkdir -p "$RUNNER_TEMP/proposed"
@@ -576,7 +576,7 @@ esac
 
 
 class Repository:
-    """A project on GitHub, and the weekly runs of its workflow."""
+    """A project on GitHub whose weekly workflow can be run."""
 
     def __init__(self, project: Path, env: dict[str, str], folder: Path, tools: Path) -> None:
         folder.mkdir()
@@ -589,7 +589,7 @@ class Repository:
         (folder / "gh").chmod(0o755)
 
     def run(self, token: str = "token", status: int = 0) -> str:
-        """Execute the steps of the workflow in a checkout, and give what they printed."""
+        """Execute the workflow's steps in a checkout, and return what they print."""
         checkout = Path(tempfile.mkdtemp(dir=self._folder))
         run("git", "clone", "--quiet", self.origin, checkout, cwd=self._folder, env=self.env)
         (checkout / ".venv").mkdir()

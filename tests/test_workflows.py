@@ -1,6 +1,6 @@
-"""The rendered CI workflow: linted for every combination, and what it does for each registry at each event.
+"""The rendered CI workflow: linted for every combination, and evaluated for each registry and event.
 
-`test_publish.py` runs the tasks that it calls.
+`test_publish.py` runs its commands.
 """
 
 import re
@@ -26,7 +26,7 @@ REGISTRIES = {
 
 
 class Event(NamedTuple):
-    """What GitHub tells a run: its trigger, and which secrets it may see."""
+    """What GitHub passes to a run: its trigger and the secrets that it may use."""
 
     name: str
     ref: str
@@ -83,7 +83,7 @@ def workflow(project: Path) -> actions.Workflow:
 
 
 def jobs_that_run(workflow: actions.Workflow, event: Event) -> dict[str, actions.Job]:
-    """The jobs of a run where nothing fails."""
+    """The jobs of a run in which nothing fails."""
     jobs: dict[str, actions.Job] = {}
     if actions.starts(workflow, event.name, event.ref):
         for name, job in workflow["jobs"].items():
@@ -93,13 +93,13 @@ def jobs_that_run(workflow: actions.Workflow, event: Event) -> dict[str, actions
 
 
 def uses(folder: Path) -> Iterator[tuple[str, str]]:
-    """Each action that the workflows in a folder use, and how the line goes on."""
+    """Each action used by workflows in a folder, and the rest of its line."""
     for file in (folder / ".github" / "workflows").glob("*.yml"):
         yield from re.findall(r"uses: *([^@\s]+)(.*)", file.read_text(encoding="utf-8"))
 
 
 def distinct(files: Iterable[Path]) -> list[Path]:
-    """One of those that have the same content, which depends on few of the answers."""
+    """One file of each content, which depends on only a few answers."""
     return sorted({file.read_bytes(): file for file in files}.values())
 
 
@@ -190,7 +190,7 @@ def test_what_is_built_to_be_published_comes_with_sbom_and_provenance(bake: Bake
     ]
     assert len(builds) == 2
     assert all("--sbom=true" in build and "--provenance=mode=max" in build for build in builds)
-    for job in ("image", "publish"):  # without which the engine keeps neither
+    for job in ("image", "publish"):  # without it, the engine keeps neither
         assert any("containerd-snapshotter" in step.get("run", "") for step in jobs[job]["steps"])
 
 
@@ -308,7 +308,7 @@ def test_every_action_is_pinned_by_commit_and_to_one_release(bake: Bake) -> None
     pins: dict[str, set[str]] = {}
     for folder in (TEMPLATE, *bakes):
         for action, pin in uses(folder):
-            if action.startswith("$/"):  # of the same commit
+            if action.startswith("$/"):  # in the same commit
                 continue
             assert re.fullmatch(r"@[0-9a-f]{40} # v\d+\.\d+\.\d+", pin), f"{action}{pin}"
             pins.setdefault("/".join(action.split("/")[:2]), set()).add(pin)

@@ -1,4 +1,4 @@
-"""What an update is about: the template on a GitHub that is a folder, with a release before this one, and a project that has changed."""
+"""Updates: a template with a previous release in a folder that stands in for GitHub, and changes that users make."""
 
 import re
 import shutil
@@ -13,10 +13,10 @@ RELEASE = "v0.9.0"
 PROJECT = "{{cookiecutter.project_slug}}"
 LOCKS = "requirements*.txt"
 
-# What `[tool.cruft] skip` names.
+# The paths in `[tool.cruft] skip`.
 SKIPPED = ("app/tasks/", "tests/tasks/", "app/duplicates/", "tests/duplicates/", "migrations/versions/0002_tasks.py")
 
-# In the release before, each file says something else in its first comment, and each module holds a function more.
+# In the previous release, the first comment of each file differs, and each module has another function.
 WORDING = (re.compile(r'^(# |""")(?=\w)', re.MULTILINE), r"\1Formerly: ")
 CODE = (re.compile(r'(?<!")\n\n\n(?=@|class |def |async def )'), "\n\n\ndef formerly() -> int:\n    return 0\n\n\n")
 
@@ -26,7 +26,7 @@ ADDED_TO_DEPLOY = "deploy/prometheus/alerts.yml"
 
 
 def serve(template: Path, folder: Path) -> None:
-    """Put the template into a folder as a GitHub would: `RELEASE` is the one before what is there now."""
+    """Put the template into a folder as if it were GitHub; `RELEASE` is the previous release."""
     env = environment(GIT_CONFIG_GLOBAL="/dev/null")
     work = folder / "work"
     shutil.copytree(template, work, ignore=shutil.ignore_patterns(".git"))
@@ -44,7 +44,7 @@ def serve(template: Path, folder: Path) -> None:
 
 
 def user(github: Path, home: Path, **changes: str) -> dict[str, str]:
-    """The environment of somebody for whom github.com is a folder."""
+    """A user's environment in which github.com is a folder."""
     author = {f"GIT_{role}_{what}": "tests" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
     return environment(
         GIT_CONFIG_COUNT="1",
@@ -64,7 +64,7 @@ def commit(folder: Path, env: Mapping[str, str]) -> None:
 
 
 def render(folder: Path, env: Mapping[str, str], *arguments: str, **answers: object) -> Path:
-    """A project as `cookiecutter gh:...` renders it, in a repository of its own."""
+    """Render a project by `cookiecutter gh:...` and commit it to a new repository."""
     given = [f"{question}={value}" for question, value in answers.items()]
     folder.mkdir()
     run(SCRIPTS / "cookiecutter", SHORT_ADDRESS, "--no-input", *arguments, *given, cwd=folder, env=env)
@@ -80,13 +80,13 @@ def tree(project: Path) -> dict[str, bytes]:
 
 
 def as_updated(newest: Path, project: Path) -> dict[str, bytes]:
-    """The files that a project should have when it is the newest: it keeps those that are not the template's."""
+    """The files that a project should have after an update: it keeps those that are not the template's."""
     mine = {name: content for name, content in tree(project).items() if name.startswith(SKIPPED)}
     return {name: content for name, content in tree(newest).items() if not name.startswith(SKIPPED)} | mine
 
 
 def previous_release(template: Path) -> None:
-    """Make the template its release before this one."""
+    """Turn the template into its previous release."""
     project = template / PROJECT
     for file in sorted(path for path in project.rglob("*") if path.is_file()):
         name = file.relative_to(project).as_posix()
@@ -102,23 +102,23 @@ def previous_release(template: Path) -> None:
         (project / name).unlink()
     edit(project / "pyproject.toml", r'"fastapi>=[\d.]+"', '"fastapi>=0.160"')
     edit(project / "README.md", "## Where things are", "## Its files")
-    for lock in (template / "templates" / "locks").glob("*[!u].txt"):  # but for those of GPUs, which go on from these
+    for lock in (template / "templates" / "locks").glob("*[!u].txt"):  # except those of GPUs, which build on these
         edit(lock, r"^fastapi==[\d.]+", "fastapi==0.160.0")
         edit(lock, r"^typing-extensions==.*\n(    --hash.*\n)+    # via .*\n", "")
 
 
 def edit(file: Path, pattern: str, replacement: str, count: int = 0) -> None:
-    """Replace what a pattern matches, which has to be there."""
+    """Replace a pattern, which must match."""
     text, found = re.subn(pattern, replacement, file.read_text(encoding="utf-8"), count=count, flags=re.MULTILINE)
     assert found, f"{file}: {pattern}"
     file.write_text(text, encoding="utf-8")
 
 
 def change(project: Path) -> None:
-    """Change a project as its users do."""
+    """Change a project as users do."""
     for module in sorted((project / "app").rglob("*.py")):
         if module.name == "__init__.py" or module.relative_to(project).as_posix() in REMOVED:
-            continue  # one line, which the release changes as well; and what it removes
+            continue  # a single line that the release changes too, and what it removes
         name = f"ADDED_TO_{module.stem.strip('_').upper()}"
         module.write_text(f'{module.read_text(encoding="utf-8")}\n\n{name} = "by its user"\n', encoding="utf-8")
     edit(project / "app" / "tasks" / "rest.py", "^    return router", ROUTE, count=1)

@@ -1,12 +1,12 @@
-"""Measure a rendered service beside what else one could run, in one run: `make benchmark`.
+"""Benchmarks a rendered service against its alternatives, in one run: `make benchmark`.
 
     make benchmark ARGS='[--seconds 3] [--rounds 3] [--before COMMIT] [--only NAME ...] [--output FOLDER] [postgres] [sqlite]'
 
-Writes docs/benchmark.json and, from it, docs/benchmark.md, the picture and the table in README.md; with --output, all but
-the last into another folder. Needs wrk (of the Debian package with this name), git, and Linux's /proc. Each server has two
-workers and a database of its own with 10 000 rows. All of a database run at once and are loaded in turn, because the
-neighbours on a machine differ from second to second; CPU time is what to compare where there are any. One that cannot be
-had, does not start or hangs gets a line that says so.
+Writes docs/benchmark.json and, from it, docs/benchmark.md, its chart and the table in README.md; with --output, writes to
+another folder and leaves README.md as it is. Needs wrk (a Debian package), git, and Linux's /proc. Each server has two
+workers and its own database with 10 000 rows. All servers with the same database run at once and are loaded in turn,
+because the load on a shared machine changes from second to second; there, compare CPU time. A server that cannot be
+installed, does not start or hangs gets a line that says so.
 """
 
 import argparse
@@ -48,12 +48,12 @@ def first_line(failure: Exception) -> str:
 
 
 def install(place: Place, contenders: Sequence[Contender], results: dict[str, dict[str, Any]]) -> dict[str, Launch]:
-    """All at once, for most of it is waiting for downloads. Those that fail have their reason in their result."""
+    """Install all at once, as most of the time is spent on downloads. The result of a failure is its reason."""
 
     def attempt(contender: Contender) -> Launch | None:
         try:
             launch = contender.install(place)
-        except Exception as failure:  # another project may break in any way
+        except Exception as failure:  # another project may fail in any way
             say(f"{contender.name} cannot be installed: {failure}")
             results[contender.name]["failure"] = f"cannot be installed: {first_line(failure)}"
             return None
@@ -68,7 +68,7 @@ def install(place: Place, contenders: Sequence[Contender], results: dict[str, di
 def measure(
     place: Place, contenders: Sequence[Contender], seconds: int, rounds: int, loads: Sequence[str] = LOADS
 ) -> list[dict[str, Any]]:
-    """A result for each contender, in their order."""
+    """Results in the order of the contenders."""
     results: dict[str, dict[str, Any]] = {
         each.name: {"name": each.name, "what": each.what, "loads": {}} for each in contenders
     }
@@ -78,7 +78,7 @@ def measure(
             log = place.folder / f"{name.replace(' ', '-')}.log"
             arguments = (launch.command, launch.folder, launch.environment, launch.health, log)
             try:
-                with start(*arguments):  # the first time, files are read from the disk
+                with start(*arguments):  # a first start, which reads the files from disk
                     pass
                 server = stack.enter_context(start(*arguments))
                 results[name].update(start=server.start_seconds, start_cpu=server.start_cpu_seconds)
@@ -94,7 +94,7 @@ def measure(
                     try:
                         requests[request_name].call()
                         measurement = server.measure(requests[request_name], seconds if number else 1)
-                        if number:  # before, connections were opened
+                        if number:  # the first round only opens connections
                             found[name].append(measurement)
                     except Failure as failure:
                         say(f"{name}, {request_name}: {failure}")

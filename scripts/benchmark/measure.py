@@ -1,4 +1,4 @@
-"""A server and all its processes: start it, load it with wrk, and see what that costs."""
+"""Starts a server, loads it with wrk, and measures what that costs."""
 
 import json
 import os
@@ -33,27 +33,27 @@ end
 
 
 class Failure(Exception):
-    """Why there is no result; its first line goes into the table."""
+    """Why there is no result. The first line goes into the table."""
 
 
 @dataclass(frozen=True)
 class Request:
     url: str
     body: object = None
-    """Sent as JSON if there is one."""
+    """Sent as JSON unless it is None."""
     method: str = "GET"
     headers: Mapping[str, str] = field(default_factory=dict)
     timeout: float = 10
-    """Seconds for the first answer."""
+    """Seconds until the first response."""
 
     def all_headers(self) -> dict[str, str]:
         return {**({"Content-Type": "application/json"} if self.body is not None else {}), **self.headers}
 
     def call(self) -> bytes:
-        """The answer, which must be a success.
+        """Return the body of the response.
 
         Raises:
-            Failure: there is none, or it is an error.
+            Failure: there is no response, or it is an error.
         """
         body = None if self.body is None else json.dumps(self.body).encode()
         request = urllib.request.Request(self.url, body, self.all_headers(), method=self.method)
@@ -62,23 +62,23 @@ class Request:
                 answer: bytes = response.read()
         except urllib.error.HTTPError as error:
             raise Failure(f"answers {error.code}: {error.read().decode(errors='replace')[:200]}") from error
-        except OSError as error:  # among them that nothing came in time
+        except OSError as error:  # including timeouts
             raise Failure(f"no answer: {error}") from error
-        if b'"isError":true' in answer.replace(b" ", b""):  # of a tool, with status 200
+        if b'"isError":true' in answer.replace(b" ", b""):  # a tool's error has status 200
             raise Failure(f"answers {answer.decode(errors='replace')[:200]}")
         return answer
 
 
 @dataclass
 class Measurement:
-    """Of one request, as the median of its rounds: times in milliseconds, CPU time in microseconds a request."""
+    """The medians for one request: times in milliseconds, CPU time in microseconds per request."""
 
     requests_per_second: float
     cpu: float
     p50: float
     p99: float
     failed: float
-    """Share of the requests that got an error instead."""
+    """The share of requests that failed."""
 
 
 class Server:
@@ -88,7 +88,7 @@ class Server:
         self.start_cpu_seconds = 0.0
 
     def pids(self) -> list[int]:
-        """Of the process and of all that it has started, directly or not."""
+        """The ids of the process and all its descendants."""
         found = [self.process.pid]
         for pid in found:
             with suppress(OSError):
@@ -105,7 +105,7 @@ class Server:
         return ticks * CPU_TICK
 
     def memory_mib(self) -> float:
-        """The proportional set size: what processes share counts once."""
+        """The proportional set size, in which shared memory counts once."""
         kibibytes = 0
         for pid in self.pids():
             with suppress(OSError):
@@ -116,7 +116,7 @@ class Server:
     def wait_until_ready(self, health: str) -> None:
         """
         Raises:
-            Failure: there is no success within `START_TIMEOUT`.
+            Failure: it is not ready within `START_TIMEOUT`.
         """
         began = time.monotonic()
         while self.process.poll() is None and time.monotonic() < began + START_TIMEOUT:
@@ -129,10 +129,10 @@ class Server:
         raise Failure("does not start")
 
     def measure(self, request: Request, seconds: int) -> Measurement:
-        """A round.
+        """Run one round.
 
         Raises:
-            Failure: there was no good answer.
+            Failure: no request succeeded.
         """
         body = "nil" if request.body is None else lua(json.dumps(request.body))
         headers = ", ".join(f"[ {lua(name)} ] = {lua(value)}" for name, value in request.all_headers().items())
@@ -160,7 +160,7 @@ class Server:
 
 
 def lua(text: str) -> str:
-    """A string literal."""
+    """A Lua string literal."""
     level = "=" * 8
     return f"[{level}[{text}]{level}]"
 
@@ -173,13 +173,10 @@ def median(rounds: list[Measurement]) -> Measurement:
 def execute(
     command: list[str], folder: Path | None = None, environment: Mapping[str, str] | None = None, timeout: float = 600
 ) -> str:
-    """Run a command.
-
-    Returns:
-        What it printed.
+    """Run a command and return its output.
 
     Raises:
-        Failure: it failed, took too long, or is not there.
+        Failure: it failed, timed out, or does not exist.
     """
     try:
         done = subprocess.run(
@@ -206,7 +203,7 @@ def last_line(text: str) -> str:
 
 @contextmanager
 def start(command: list[str], folder: Path, environment: Mapping[str, str], health: str, log: Path) -> Iterator[Server]:
-    """A server that is ready; at the end, all its processes are gone.
+    """Run a server, which is ready on entry and gone with all its processes on exit.
 
     Raises:
         Failure: it does not start.

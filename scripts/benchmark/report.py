@@ -1,4 +1,4 @@
-"""What people see of a run, made from its JSON: `python -m scripts.benchmark.report` writes it anew from docs/benchmark.json."""
+"""Writes a run's page, chart and table. `python -m scripts.benchmark.report` does so from docs/benchmark.json."""
 
 import json
 import re
@@ -25,7 +25,7 @@ OURS = "this service"
 
 
 def write(found: dict[str, Any], output: Path | None = None) -> None:
-    """Into docs/ and README.md, or into another folder."""
+    """Write to docs/ and README.md, or to another folder."""
     folder = output or DOCS
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "benchmark.json").write_text(json.dumps(rounded(found), indent=1) + "\n", encoding="utf-8")
@@ -36,7 +36,7 @@ def write(found: dict[str, Any], output: Path | None = None) -> None:
 
 
 def rounded(value: Any) -> Any:
-    """Four digits: there is no more in a measurement, and what is written must not depend on more."""
+    """Round to four significant digits, beyond which measurements mean nothing."""
     match value:
         case float():
             return float(f"{value:.4g}")
@@ -83,7 +83,7 @@ def mib(value: float | None) -> str:
 
 
 def overview(servers: list[dict[str, Any]]) -> str:
-    """CPU microseconds a request, start and memory of each server."""
+    """A table of CPU microseconds per request, start and memory of each server."""
     loads = names(servers)
     rows = [
         [
@@ -128,7 +128,7 @@ def conditions(found: dict[str, Any]) -> str:
 
 
 def markdown(found: dict[str, Any]) -> str:
-    """The page in docs/."""
+    """Return the page for docs/."""
     found = rounded(found)
     parts = [
         "# Benchmark\n",
@@ -157,7 +157,7 @@ def rendering(times: dict[str, float]) -> str:
 
 
 def in_readme(found: dict[str, Any], text: str) -> str:
-    """README.md with its block written anew."""
+    """Return README.md with its table replaced."""
     found = rounded(found)
     lines = ["![CPU time of a request, for each server](docs/benchmark.svg)\n\n"]
     for database, servers in found["databases"].items():
@@ -170,7 +170,7 @@ def in_readme(found: dict[str, Any], text: str) -> str:
     return BLOCK.sub(block, text)
 
 
-# In both themes of a reader, on whatever is behind the picture.
+# Colors for light and dark themes, on any background.
 STYLE = """
 text { font: 12px system-ui, sans-serif; fill: #3d444d }
 .title { font-weight: 600; font-size: 14px }
@@ -189,7 +189,7 @@ WIDTH, LABEL, ROW, GAP = 800, 130, 17, 12
 
 
 def svg(found: dict[str, Any]) -> str:
-    """Bars of the CPU time of each request: a column for each database, a group for each load."""
+    """A bar chart of CPU time per request: a column for each database, a group for each request."""
     found = rounded(found)
     column = WIDTH / max(1, len(found["databases"]))
     height = 0.0

@@ -1,4 +1,4 @@
-"""What is compared: how each server is installed, filled, started and called."""
+"""The servers that are compared: how each is installed, filled, started and called."""
 
 import json
 import os
@@ -19,7 +19,7 @@ TEMPLATE = Path(__file__).resolve().parents[2]
 APPS = Path(__file__).with_name("apps")
 ROWS = 10_000
 LOADS = ["health", "read", "list", "create", "get_task", "list_tasks"]
-"""The last two are tools, called over MCP."""
+"""The last two are MCP tools."""
 
 NUMBERS = f"WITH RECURSIVE numbers(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < {ROWS})"
 TASKS = (
@@ -27,7 +27,7 @@ TASKS = (
     "SELECT 'Task ' || n, 'todo', 'normal', '2030-01-01 00:00:00.000000', '2030-01-01 00:00:00.000000' FROM numbers"
 )
 
-# The wheel's server, but over TCP, as nobody serves from the machine of the database.
+# The wheel's server, but over TCP, as in production, where the database is on another machine.
 POSTGRES = """
 import subprocess, sys
 from pathlib import Path
@@ -61,12 +61,12 @@ asyncio.run(main(*sys.argv[1:]))
 
 @dataclass
 class Place:
-    """Where the servers of one database are installed and run."""
+    """Where the servers with one of the databases are installed and run."""
 
     database: str
     folder: Path
     service: Path
-    """A rendered service with its dependencies installed, whose Python all use."""
+    """A rendered service with its dependencies. All servers use its Python."""
     postgres_port: int = 0
 
     @property
@@ -75,7 +75,7 @@ class Place:
         return execute([str(self.service / ".venv/bin/python"), "-c", code]).strip()
 
     def make_database(self, name: str) -> str:
-        """A database of its own: nobody waits for another's locks. Returns its URL."""
+        """Create a database and return its URL. Each server has its own, so none waits for another's locks."""
         if self.database == "sqlite":
             return f"sqlite:///{self.folder / name}.db"
         server = f"postgresql://postgres:postgres@127.0.0.1:{self.postgres_port}"
@@ -92,7 +92,7 @@ class Place:
             execute([str(self.service / ".venv/bin/python"), "-c", SQL, url, *statements])
 
     def install(self, name: str, *arguments: str) -> str:
-        """The Python of a new environment with these packages."""
+        """Install packages into a new environment and return its Python."""
         folder = self.folder / f"{name}-environment"
         uv = str(Path(sys.executable).with_name("uv"))
         execute([uv, "venv", "--quiet", "--python", self.interpreter, str(folder)])
@@ -103,14 +103,14 @@ class Place:
 
 @dataclass
 class Launch:
-    """An installed server."""
+    """How to start an installed server."""
 
     command: list[str]
     folder: Path
     environment: dict[str, str]
     health: str
     fill: Callable[[], dict[str, Request]]
-    """Called once it runs: puts `ROWS` rows into its database if need be, and says what the loads are."""
+    """Called once it runs: inserts `ROWS` rows into its database if necessary, and returns the requests."""
     notes: list[str] = field(default_factory=list)
 
 
@@ -130,14 +130,14 @@ def free_port() -> int:
 
 
 def environment(**variables: object) -> dict[str, str]:
-    """What a server gets: nothing of what steers this Python, or another service."""
+    """The environment of a server, without variables for this Python or for other services."""
     ours = re.compile("PYTHON|VIRTUAL_ENV|DATABASE_URL|API_KEY|ADMIN_|PORT$|HOST$|MAKE|MFLAGS|UV_PYTHON")
     inherited = {name: value for name, value in os.environ.items() if not ours.match(name)}
     return {**inherited, **{name: str(value) for name, value in variables.items()}}
 
 
 def render(template: Path, database: str, folder: Path) -> Path:
-    """A service with its dependencies installed."""
+    """Render a service and install its dependencies."""
     cookiecutter = [sys.executable, "-m", "cookiecutter", str(template), "--no-input", "--default-config"]
     execute([*cookiecutter, "--output-dir", str(folder), f"database={database}"], environment=environment())
     execute(["make", "install"], folder / "task-service", environment())
@@ -146,7 +146,7 @@ def render(template: Path, database: str, folder: Path) -> Path:
 
 @contextmanager
 def postgres(service: Path, folder: Path) -> Iterator[int]:
-    """The port of a PostgreSQL server with its data in a new folder."""
+    """Run a PostgreSQL server with its data in a new folder, and yield its port."""
     port = free_port()
     command = [str(service / ".venv/bin/python"), "-W", "ignore", "-c", POSTGRES, str(folder), str(port)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as server:
@@ -238,7 +238,7 @@ SERVER_PACKAGES = ["gunicorn", "uvicorn", "uvicorn-worker", "uvloop", "httptools
 
 
 def bare_database(place: Place, name: str) -> str:
-    """With the tables of the service."""
+    """Create a database with the service's tables."""
     url = place.make_database(name)
     python = str(place.service / ".venv/bin/python")
     execute([python, "-m", "alembic", "upgrade", "head"], place.service, environment(DATABASE_URL=url))
@@ -280,14 +280,14 @@ def plain_mcp(place: Place) -> Launch:
 
 
 def fastapi_template(place: Place) -> Launch:
-    """https://pypi.org/project/fastapi-template/: its example has a name and an id, and no route that reads one."""
+    """https://pypi.org/project/fastapi-template/: its example has a name and an id, and no route to read one row."""
     generator = Path(place.install("fastapi-template-generator", "fastapi-template")).parent
     kind = {"postgres": "postgresql"}.get(place.database, place.database)
     options = ["--db", kind, "--orm", "sqlalchemy", "--api-type", "rest", "--ci", "none"]
     switches = ["--quiet", "--force", "--migrations", "--dummy", "--routers", "--gunicorn"]
     folder = place.folder / "fastapi-template"
     folder.mkdir()
-    # Its hook wants uv on PATH; what it then installs is for development.
+    # Its hook requires uv on PATH, and installs what development needs.
     path = f"{Path(sys.executable).parent}:{generator}:{os.environ['PATH']}"
     execute(
         [str(generator / "fastapi_template"), "--name", "app", *options, *switches],
@@ -324,7 +324,7 @@ def fastapi_template(place: Place) -> Launch:
 
 
 def fastapi_fullstack(place: Place) -> Launch:
-    """https://pypi.org/project/fastapi-fullstack/: its example belongs to a user, and its list counts all rows as well."""
+    """https://pypi.org/project/fastapi-fullstack/: its example belongs to a user, and its list also counts all rows."""
     generator = Path(place.install("fastapi-fullstack-generator", "fastapi-fullstack")).parent
     options = ["--database", "postgresql", "--ai-framework", "none", "--ci", "none", "--reverse-proxy", "none"]
     switches = ["--example-resource", "--no-logfire", "--no-docker"]

@@ -1,4 +1,4 @@
-"""How long rendering takes, beside a template that holds one file and no hooks."""
+"""Measures how long rendering takes, compared with a template of one file and no hooks."""
 
 import statistics
 import sys
@@ -11,7 +11,7 @@ from scripts.benchmark.servers import TEMPLATE, environment
 
 
 def measure(rounds: int) -> dict[str, float]:
-    """Seconds of a whole `cookiecutter --no-input`, as medians of rounds in turn."""
+    """Seconds of `cookiecutter --no-input`, as medians of alternating rounds."""
     with tempfile.TemporaryDirectory() as folder:
         smallest = Path(folder, "smallest")
         (smallest / "{{cookiecutter.project_slug}}").mkdir(parents=True)

@@ -12,12 +12,12 @@ def main() -> None:
         description="Serve the REST API and the MCP server. For the settings, see .env.example; for the server, gunicorn.conf.py.",
     ).parse_args()
     settings = load_settings()
-    # What gunicorn and uvicorn would read from the environment by themselves: an empty value ends them with a traceback.
+    # gunicorn and uvicorn would read these from the environment themselves, and crash on an empty value.
     os.environ["WEB_CONCURRENCY"] = str(settings.web_concurrency)
     for name in ("FORWARDED_ALLOW_IPS", "GUNICORN_CMD_ARGS", "SENDFILE"):
         os.environ.pop(name, None)
 
-    from gunicorn.app.wsgiapp import run  # not before: to import it reads the environment
+    from gunicorn.app.wsgiapp import run  # imported late: the import itself reads the environment
 
     run(prog="python -m app")
 

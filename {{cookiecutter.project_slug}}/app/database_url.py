@@ -5,7 +5,7 @@ from sqlalchemy.exc import ArgumentError
 
 HINT = "use sqlite:///path/to/file.db or postgresql://user:password@host:5432/name"
 
-# What asyncpg understands, and what it passes on to the server.
+# Parameters that asyncpg understands, and those that it passes on to the server.
 PARAMETERS = frozenset(
     {
         *("database", "dbname", "host", "passfile", "password", "port", "service", "target_session_attrs", "user"),
@@ -23,7 +23,7 @@ PARAMETERS = frozenset(
         *("role", "search_path", "statement_timeout", "timezone"),
     }
 )
-# For libpq or an ORM: of no use here, and of no harm. Whether there is a pooler is read from the last three.
+# Parameters for libpq or an ORM, ignored here, except that the last three say whether there is a pooler.
 IGNORED = frozenset(
     {
         *("channel_binding", "connect_timeout", "connection_limit", "gssencmode", "keepalives", "keepalives_count"),
@@ -33,7 +33,7 @@ IGNORED = frozenset(
     }
 )
 SSL = {"true": "require", "false": "disable"}
-"""What SQLAlchemy's users write as `ssl=`; its other values are those of `sslmode`."""
+"""Values of SQLAlchemy's `ssl=` that `sslmode` spells differently."""
 
 
 def is_sqlite(url: str) -> bool:
@@ -41,10 +41,10 @@ def is_sqlite(url: str) -> bool:
 
 
 def parse_url(url: str) -> URL:
-    """Accept `postgres://` and other drivers' names as well as SQLAlchemy's own, and other programs' parameters.
+    """Convert a URL for SQLAlchemy, accepting `postgres://`, other drivers' names and other programs' parameters.
 
     Raises:
-        ValueError: the text is no URL of a supported database, or has a parameter that would be without effect.
+        ValueError: not the URL of a supported database, or it has a parameter that would have no effect.
     """
     try:
         parsed = make_url(url)
@@ -66,7 +66,7 @@ def parse_url(url: str) -> URL:
 
 
 def asks_for_pooler_mode(url: str) -> bool:
-    """Whether the URL says that prepared statements must not outlive their transaction, as people say so elsewhere."""
+    """Whether the URL says, in one of the usual ways, that it leads to a pooler in transaction mode."""
     query = make_url(url).query
     return query.get("pgbouncer") == "true" or "0" in (
         query.get("prepared_statement_cache_size"),

@@ -8,16 +8,16 @@ from typing import Any
 
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 request_notes: ContextVar[dict[str, object]] = ContextVar("request_notes")
-"""What the access log line of this request says besides, such as the tool that was called."""
+"""More fields for this request's access log line, such as the tool that was called."""
 
 _NOT_EXTRA = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message"}
 
 _NOISE = ("Context impl", "Will assume", "Listening at", "Using worker", "Error while closing socket")
-"""How lines of Alembic and gunicorn begin that help nobody: gunicorn closes what uvicorn has closed before."""
+"""Beginnings of useless lines from Alembic and gunicorn, which for example closes sockets that uvicorn has closed."""
 
 
 def is_worth_reading(record: logging.LogRecord) -> bool:
-    """Whether a line tells an operator anything. uvicorn says of each worker five times what gunicorn says once."""
+    """Whether a record is useful to an operator: uvicorn logs five lines per worker where gunicorn logs one."""
     return record.levelno > logging.INFO or not (record.name == "uvicorn.error" or str(record.msg).startswith(_NOISE))
 
 
@@ -54,7 +54,7 @@ def log_config(level: str) -> dict[str, Any]:
         "root": {"level": level, "handlers": ["stdout"]},
         "loggers": {
             "gunicorn.error": {"level": level, "handlers": ["stdout"], "propagate": False},
-            # A line for each message it handles, beside our own for each request.
+            # It logs each message that it handles, in addition to our line for each request.
             "mcp": {"level": "WARNING"},
             "alembic.runtime.plugins": {"level": "WARNING"},
         },

@@ -1,4 +1,4 @@
-"""Assembles the service: two ASGI apps, one for each port, on one database."""
+"""Assembles the service: two ASGI apps, one per port, with one database."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
@@ -73,7 +73,7 @@ def create_app(
         lifespan=lifespan,
         middleware=middleware_of("rest", keys, tokens, settings),
         redirect_slashes=False,  # behind a proxy that ends TLS, the redirect would lead to http://
-        docs_url=None,  # those of app/web/docs.py take their place
+        docs_url=None,  # replaced by app/web/docs.py
         redoc_url=None,
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},  # see app/web/traces.py
     )
@@ -83,7 +83,7 @@ def create_app(
         api_keys_router(database, keys, settings.key_secret()),
         docs_router(TITLE),
     ):
-        rest_app.router.routes += router.routes  # `include_router` would match the path of each request twice
+        rest_app.router.routes += router.routes  # `include_router` would match each path twice
     add_problem_handlers(rest_app)
     mcp_app = with_middleware(mcp_app, middleware_of("mcp", keys, tokens, settings))
     if settings.one_port:
@@ -94,7 +94,7 @@ def create_app(
 def middleware_of(
     interface: str, keys: ApiKeyVerifier, tokens: TokenVerifier | None, settings: Settings
 ) -> list[Middleware]:
-    """What surrounds the app of a port, from the outside in."""
+    """The middleware of one port, outermost first."""
     is_rest = interface == "rest"
     public_paths = PROBE_PATHS | DOCS_PATHS if is_rest else frozenset({"/health"}) | metadata_paths(settings.oauth)
     known_paths = public_paths if is_rest else public_paths | {MCP_PATH}
@@ -107,7 +107,7 @@ def middleware_of(
         ),
         Middleware(RequestIdMiddleware),
         Middleware(AccessLogMiddleware, interface=interface, known_paths=known_paths, quiet_paths=PROBE_PATHS),
-        # Around the errors, so that a web page can read them as well.
+        # Outside the error handling, so that web pages can read errors too.
         *([cors(settings)] if settings.cors_origins else []),
         Middleware(ErrorMiddleware) if is_rest else Middleware(ErrorMiddleware, form=for_mcp_clients),
         Middleware(TimeoutMiddleware, seconds=settings.request_timeout),

@@ -1,5 +1,5 @@
 {% from 'quoting.jinja' import python_string %}
-"""Settings, read from the environment or `.env` and checked once, at startup; `python -m app.settings` only checks them."""
+"""Settings, read from the environment or `.env` and validated at startup; `python -m app.settings` validates only."""
 
 import os
 import re
@@ -51,7 +51,7 @@ Port = Annotated[int, Field(ge=1, le=65535)]
 
 @dataclass(frozen=True)
 class OAuth:
-    """Whose access tokens are accepted, and which."""
+    """Which access tokens are accepted."""
 
     issuer: str
     resource: str
@@ -105,8 +105,8 @@ class Settings(BaseSettings):
     job_time_limit: Annotated[float, Field(ge=1, le=3000)] = 600
 
 {% endif %}
-    # A validator sees the fields above its own. Rules that span several belong to the last one: so each is checked even
-    # where another is broken, and one start names all faults.
+    # A validator sees only the fields above its own, so a rule that spans several fields belongs to the last of them.
+    # As every rule is a field validator, one start reports all faults.
 
     @field_validator("cors_origins", "mcp_allowed_hosts", mode="before")
     @classmethod
@@ -121,7 +121,7 @@ class Settings(BaseSettings):
     @field_validator("port", "mcp_port", mode="wrap")
     @classmethod
     def _ignore_links(cls, value: object, check: ValidatorFunctionWrapHandler, info: ValidationInfo) -> object:
-        """Kubernetes sets `MCP_PORT=tcp://10.43.0.1:8051` beside a Service named mcp."""
+        """Kubernetes sets `MCP_PORT=tcp://10.43.0.1:8051` if there is a Service named mcp: use the default then."""
         if isinstance(value, str) and value.startswith("tcp://") and info.field_name:
             return cls.model_fields[info.field_name].default
         return check(value)
@@ -247,7 +247,7 @@ class Settings(BaseSettings):
 
     @property
     def bind(self) -> list[str]:
-        """The addresses to listen on, as gunicorn takes them."""
+        """The addresses to listen on, for gunicorn."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return [f"{host}:{port}" for port in ([self.port] if self.one_port else [self.port, self.mcp_port])]
 
@@ -257,7 +257,7 @@ class Settings(BaseSettings):
 
     @property
     def through_pooler(self) -> bool:
-        """Whether PostgreSQL is reached through a pooler in transaction mode; `?pgbouncer=true` and its like say so as well."""
+        """Whether PostgreSQL is behind a pooler in transaction mode, by `DATABASE_POOLER` or, say, `?pgbouncer=true`."""
         return self.database_pooler == "transaction" or asks_for_pooler_mode(self.database_url.get_secret_value())
 
     @property
@@ -266,21 +266,21 @@ class Settings(BaseSettings):
 
     @property
     def migration_target(self) -> str:
-        """Where migrations go, fit to be shown: no password."""
+        """The URL that migrations use, without its password, for messages."""
         return parse_url(self.migration_url).render_as_string(hide_password=True)
 
     @property
     def migrates_on_start(self) -> bool:
-        """By default SQLite always does; Postgres in development only (in production a job of its own does)."""
+        """By default, always with SQLite, but with PostgreSQL only in development: production has a separate step."""
         if self.migrate_on_start is None:
             return self.uses_sqlite or self.environment == "development"
         return self.migrate_on_start
 
     def key_secret(self) -> bytes:
-        """The secret under which API keys are hashed.
+        """Return the secret for hashing API keys.
 
         Raises:
-            SystemExit: `API_KEY_SECRET_FILE` can neither be read nor made, or holds fewer than 32 characters.
+            SystemExit: `API_KEY_SECRET_FILE` can neither be read nor created, or contains fewer than 32 characters.
         """
         if self.api_key_secret is not None:
             return self.api_key_secret.get_secret_value().encode()
@@ -300,7 +300,7 @@ def _in_production(info: ValidationInfo) -> bool:
 
 
 def _is_local(origin: str) -> bool:
-    """Whether it names the machine the browser runs on, in any spelling: `127.1`, `[::ffff:7f00:1]`, `localhost.`"""
+    """Whether this is the browser's own machine, in any spelling: `127.1`, `[::ffff:7f00:1]`, `localhost.`"""
     try:
         host = (urlsplit(origin).hostname or "").removesuffix(".")
         if host == "localhost" or host.endswith(".localhost"):
@@ -316,18 +316,18 @@ def _is_local(origin: str) -> bool:
 def _read_or_make(path: Path) -> bytes:
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        with suppress(FileExistsError):  # another process was faster
+        with suppress(FileExistsError):  # another process created it first
             create_private(path, secrets.token_hex(32).encode())
     return path.read_bytes().strip()
 
 
 def load_settings() -> Settings:
-    """Read and check the settings.
+    """Read and validate the settings.
 
     Raises:
-        SystemExit: at least one is wrong, and the message names every one of them, or `.env` cannot be read.
+        SystemExit: settings are invalid, and the message names all of them; or `.env` cannot be read.
     """
-    # asyncpg reads PGSSLMODE and others, as libpq does, but does not take an empty one for unset.
+    # asyncpg reads PGSSLMODE and others, as libpq does, but fails if one is set to an empty value.
     for name in [name for name, value in os.environ.items() if name.startswith("PG") and not value]:
         del os.environ[name]
     try:

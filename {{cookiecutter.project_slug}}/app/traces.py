@@ -1,7 +1,7 @@
-"""Traces by OpenTelemetry, sent over OTLP; imported only if `OTEL_EXPORTER_OTLP_ENDPOINT` is set.
+"""OpenTelemetry traces, sent over OTLP. Imported only if `OTEL_EXPORTER_OTLP_ENDPOINT` is set.
 
-The spans of SQL statements are made here, those of requests in `app.web.traces`, and those of tool calls by the MCP
-library. None holds data: no parameters of a statement, no query of a URL, no text of an exception.
+Spans of SQL statements are created here, those of requests in `app.web.traces`, and those of tool calls by the MCP
+library. They contain no data: no parameters of statements, no query strings, no exception messages.
 """
 
 import logging
@@ -23,9 +23,9 @@ from sqlalchemy import Engine, event
 from app.settings import VERSION, Settings
 
 FLUSH_TIMEOUT = 1.0
-"""Seconds that the last spans of a process may take: what waits for it to end kills it soon after."""
+"""Seconds to send the last spans of a process, before whoever waits for its end kills it."""
 MAX_STATEMENT = 2_000
-"""Characters of a statement: one that inserts a thousand rows has a placeholder for each of their values."""
+"""Characters of a statement: one that inserts a thousand rows has thousands of placeholders."""
 
 _TABLE = re.compile(r"\b(?:FROM|INTO|UPDATE)\s+(\w+)", re.IGNORECASE)
 
@@ -33,14 +33,14 @@ logger = logging.getLogger(__name__)
 
 
 class Traces:
-    """A context manager around the life of a process that has been forked already: inside it, a thread sends the spans."""
+    """A context manager within which a thread sends spans. Enter it after a fork, as threads do not survive one."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
 
     def __enter__(self) -> Self:
         resource = {"service.name": self._settings.otel_service_name, "service.version": VERSION}
-        # The SDK reads the sampler and the limits from the environment itself.
+        # The SDK reads the sampler and the limits from environment variables.
         self._provider = TracerProvider(resource=Resource.create(resource), shutdown_on_exit=False)
         self._provider.add_span_processor(BatchSpanProcessor(Exporter(self._settings)))
         trace.set_tracer_provider(self._provider)
@@ -49,14 +49,14 @@ class Traces:
         return self
 
     def __exit__(self, *_error: object) -> None:
-        # The SDK's own deadline is 30 s.
+        # The SDK's default is 30 s.
         flush = Thread(target=self._provider.shutdown, daemon=True)
         flush.start()
         flush.join(FLUSH_TIMEOUT)
 
 
 class Exporter(OTLPSpanExporter):
-    """Logs one line when spans cannot be delivered and one when they are again, instead of some for each batch."""
+    """Logs one line when delivery starts to fail and one when it works again, instead of several per batch."""
 
     def __init__(self, settings: Settings) -> None:
         headers = settings.otel_exporter_otlp_headers
@@ -65,7 +65,7 @@ class Exporter(OTLPSpanExporter):
             headers=parse_env_headers(headers.get_secret_value(), liberal=True) if headers else None,
         )
         self._is_failing = False
-        # Of these two, the second tells that its queue is full.
+        # The second of these reports that its queue is full.
         for name in (OTLPSpanExporter.__module__, "opentelemetry.sdk._shared_internal"):
             logging.getLogger(name).addFilter(self._is_first)
 
@@ -83,7 +83,7 @@ class Exporter(OTLPSpanExporter):
 
 
 def trace_statements() -> None:
-    """Make a span of each SQL statement of a request or a job that is traced."""
+    """Create a span for each SQL statement of a traced request or job."""
     tracer = trace.get_tracer(__name__)
 
     @event.listens_for(Engine, "before_cursor_execute")
@@ -115,7 +115,7 @@ def trace_statements() -> None:
 
 
 def add_ids_to_logs() -> None:
-    """Give each record that is logged inside a span the ids of its trace and of the span."""
+    """Add the ids of the current trace and span to log records."""
     make_record = logging.getLogRecordFactory()
 
     def make_record_with_ids(*args: Any, **kwargs: Any) -> logging.LogRecord:

@@ -1,4 +1,4 @@
-"""How Alembic reaches the database: `alembic` and `app.db.migrate` both run this."""
+"""Connects Alembic to the database, for `alembic` and `app.db.migrate`."""
 
 import logging.config
 from typing import Any
@@ -7,7 +7,7 @@ from alembic import context
 from sqlalchemy import Connection, text
 
 import app.api_keys.models
-import app.features  # noqa: F401 # with the tables of all features
+import app.features  # noqa: F401 # imports the tables of all features
 from app.db.columns import Base
 from app.db.database import run_on_connection
 from app.logs import log_config
@@ -20,7 +20,7 @@ settings = context.config.attributes.get("settings") or load_settings()
 
 
 def is_compared(item: Any, name: str | None, kind: str, is_in_database: bool, _counterpart: Any) -> bool:
-    """Indexes for text search are in migrations alone, for not every server can have them."""
+    """Ignore text search indexes, which exist only in migrations because some servers do not support them."""
     return not (kind == "index" and is_in_database and name is not None and name.endswith("_search"))
 
 
@@ -31,7 +31,7 @@ def run_migrations(connection: Connection) -> None:
         target_metadata=Base.metadata,
         include_object=is_compared,
         render_as_batch=sqlite,
-        # All or nothing on SQLite too: our engine begins a real transaction there, which is also the lock.
+        # All or nothing, with SQLite too: our engine begins a real transaction there, which is also the lock.
         transactional_ddl=True,
     )
     with context.begin_transaction():

@@ -27,11 +27,11 @@ LIST = re.compile(r"^    return \[(.*?)\]$", re.DOTALL | re.MULTILINE)
 PATHS = {"admin", "docs", "health", "live", "mcp", "metrics", "ready", "redoc"}
 """The platform's own paths."""
 TABLES = {"alembic_version", "job_items", "job_totals", "jobs"}
-"""Tables that no model here need have: Alembic's own, and those that come with the template's answer `gpu`."""
+"""Reserved tables: Alembic's own, and those of jobs, even in a project without them."""
 CLASSES = {"Base", "Id", "Mapped", "NotFound", "ReadSession", "String", "Text", "WriteSession"}
-"""What the skeleton imports beside the new model."""
+"""Names that the skeleton imports."""
 MAX_LENGTH = 40
-"""PostgreSQL's names end after 63 bytes, and those of indexes are longer than their table's."""
+"""PostgreSQL cuts off names after 63 bytes, and the names of indexes are longer than their table's."""
 
 
 class Names(NamedTuple):
@@ -46,7 +46,7 @@ class Names(NamedTuple):
         return "".join(word.capitalize() for word in self.one.split("_"))
 
     def places(self) -> list[str]:
-        """Where nothing may be yet."""
+        """Paths that must not exist yet."""
         modules = [f"app/{self.one}", f"app/{self.many}", f"tests/{self.many}"]
         return [module + ending for module in modules for ending in ("", ".py")]
 
@@ -85,7 +85,7 @@ def main() -> None:
     parser.add_argument("--plural", default="")
     parser.add_argument("--title", default="")
     arguments = parser.parse_args()
-    # Git sets GIT_DIR and others in its hooks: what it says must be of this repository.
+    # In hooks, Git sets GIT_DIR and other variables, which could lead to another repository.
     for name in [name for name in os.environ if name.startswith("GIT_") and not name.startswith("GIT_CONFIG_")]:
         del os.environ[name]
     if not arguments.name:
@@ -106,7 +106,7 @@ def names_of(one: str, many: str, title: str) -> Names:
 
 
 def plural_of(word: str) -> str:
-    """What is right for most English nouns; PLURAL= says it for the others."""
+    """Right for most English nouns; for the others there is PLURAL=."""
     if re.search("(s|x|z|ch|sh)$", word):
         return f"{word}es"
     return f"{word[:-1]}ies" if re.search("[^aeiou]y$", word) else f"{word}s"
@@ -144,7 +144,7 @@ def add(names: Names) -> None:
 
 
 def obstacle_to_add(names: Names, migrations: list[Migration], features: str) -> str | None:
-    """Why the feature cannot be added."""
+    """Why the feature cannot be added, or None."""
     for question, name in (("NAME", names.one), ("PLURAL", names.many)):
         if not re.fullmatch("[a-z][a-z0-9]*(_[a-z0-9]+)*", name) or len(name) > MAX_LENGTH:
             return f"{question}={name} is not a valid name: use lower-case letters, digits and _, at most {MAX_LENGTH} characters."
@@ -205,7 +205,7 @@ def remove(name: str) -> None:
 
 
 def obstacle_to_remove(many: str, migrations: list[Path]) -> str | None:
-    """Why the feature cannot be removed."""
+    """Why the feature cannot be removed, or None."""
     for file in sorted(
         each for folder in ("app", "dev", "tests", "migrations") for each in ROOT.glob(f"{folder}/**/*.py")
     ):
@@ -243,7 +243,7 @@ def imports(file: Path, many: str) -> bool:
 
 
 def without(file: Path, many: str) -> None:
-    """Take the feature's imports out of a file, and what they are used for: an entry of a list or of a dictionary."""
+    """Remove the feature's imports from a file, and the entries of lists and dictionaries that use them."""
     text = file.read_text(encoding="utf-8")
     lines = rf"^from app\.{many}\.\w+ import (?:\w+ as )?(\w+)\n"
     for name in re.findall(lines, text, re.MULTILINE):
@@ -272,7 +272,7 @@ def read_migration(file: Path) -> Migration:
 
 
 def can_go(migration: Migration, tables: set[str], migrations: list[Migration]) -> bool:
-    """Whether it does nothing else, and no other speaks of its tables."""
+    """Whether the migration is only about these tables, and no other migration mentions them."""
     others = "\n".join(each.text for each in migrations if each != migration)
     return migration.tables("create_table") <= tables and not any(
         re.search(rf"\b{table}\b", others) for table in tables
@@ -280,7 +280,7 @@ def can_go(migration: Migration, tables: set[str], migrations: list[Migration]) 
 
 
 def relink(migration: Migration, removed: Migration) -> Path:
-    """Let a migration follow what the removed one followed."""
+    """Let a migration follow the one that the removed one followed."""
     follows = [each for each in migration.follows if each != removed.revision] + removed.follows
     down_revision = repr(tuple(follows)) if len(follows) > 1 else repr(follows[0] if follows else None)
     text = re.sub("^Follows: .*", f"Follows: {', '.join(follows) or 'nothing'}", migration.text, flags=re.MULTILINE)
@@ -294,7 +294,7 @@ def texts(folder: Path) -> list[str]:
 
 
 def tidy(files: list[Path]) -> None:
-    """Sort imports and break lines, which depend on how long the names are."""
+    """Sort imports and wrap lines, which depend on the length of the names."""
     ruff = [sys.executable, "-m", "ruff"]
     subprocess.run([*ruff, "check", "--quiet", "--select=I,F401", "--fix", *files], check=True)
     subprocess.run([*ruff, "format", "--quiet", *files], check=True)

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Makes git run `make hooks` before each commit, also in a worktree, and if this project is a subdirectory of a larger repository.
+# Makes git run `make hooks` before each commit, even in a worktree or in a subdirectory of a larger repository.
 set -eu
 
 refuse() {

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Starts an image as in production and calls it as users do: health, REST and MCP. `make smoke` passes the image.
-# shellcheck disable=SC2086 # what `docker run` takes is several words in one variable
+# shellcheck disable=SC2086 # a variable holds several arguments of `docker run`
 set -eu
 
 image=$1
@@ -19,7 +19,7 @@ finish() {
 trap finish EXIT
 trap 'exit 1' INT TERM
 
-within_a_minute() { # the command that is to succeed
+within_a_minute() { # takes a command that should succeed
 	seconds=0
 	until "$@" >/dev/null 2>&1; do
 		[ $seconds -lt 60 ] || { echo "not within a minute: $*" >&2; exit 1; }
@@ -28,7 +28,7 @@ within_a_minute() { # the command that is to succeed
 	done
 }
 
-call() { # URL, then what else curl takes
+call() { # takes a URL and further arguments of curl
 	curl --silent --show-error --fail-with-body --max-time 10 "$@" && echo
 }
 

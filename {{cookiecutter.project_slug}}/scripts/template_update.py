@@ -18,8 +18,8 @@ from typing import Any
 
 HERE = Path.cwd()
 ORIGIN = HERE / ".cruft.json"
-# Of git's variables, those that say how it reaches the template. Others, such as GIT_DIR, which git sets in its hooks, would lead
-# it to another repository, or have it work otherwise.
+# Git's variables that determine how it reaches the template. Others are removed: GIT_DIR, for example, which is set in
+# hooks, would lead it to another repository.
 HARMLESS = (
     *("GIT_ALLOW_PROTOCOL", "GIT_ASKPASS", "GIT_CONFIG_", "GIT_CURL_", "GIT_EXEC_PATH", "GIT_HTTP_", "GIT_PROTOCOL"),
     *("GIT_PROXY_", "GIT_SSH", "GIT_SSL_", "GIT_TERMINAL_PROMPT", "GIT_TRACE"),
@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def find_obstacle() -> str | None:
-    """Why an update could cost work, or cannot be made."""
+    """Why an update is impossible or could lose work, or None."""
     if not ORIGIN.exists():
         return (
             ".cruft.json is missing, so the template and the answers of this project are unknown. Restore it from git's history, "
@@ -75,7 +75,7 @@ def find_obstacle() -> str | None:
 
 
 def render_twice(folder: Path, arguments: list[str]) -> Path:
-    """A repository that holds this project as the template made it, and in a second commit as it makes it now."""
+    """Create a repository with two commits: the project as the template rendered it then, and as it renders it now."""
     before = render(ORIGIN, folder / "before")
     record = before / ORIGIN.name
     cruft("update", "--skip-update", "--skip-apply-ask", "--project-dir", str(before), *arguments)  # the record alone
@@ -93,7 +93,7 @@ def render_twice(folder: Path, arguments: list[str]) -> Path:
 
 
 def render(record: Path, folder: Path) -> Path:
-    """The project that a .cruft.json describes."""
+    """Render the project that a .cruft.json describes."""
     origin = read_origin(record)
     version = ["--checkout", origin["commit"], "--extra-context", json.dumps(answers_in(record))]
     cruft("create", origin["template"], "--no-input", "--output-dir", str(folder), *version)
@@ -103,7 +103,7 @@ def render(record: Path, folder: Path) -> Path:
 
 
 def remove_own(before: Path, after: Path, switched: set[str]) -> None:
-    """Leave out what is not the template's, so that no update touches it. What comes or goes with another answer does so."""
+    """Remove the paths in `[tool.cruft] skip`, which no update touches, unless another answer adds or removes them."""
     settings = tomllib.loads((HERE / "pyproject.toml").read_text(encoding="utf-8"))
     for pattern in settings.get("tool", {}).get("cruft", {}).get("skip", []):
         found = [list(folder.glob(pattern)) for folder in (before, after)]
@@ -123,15 +123,15 @@ def answers_in(file: Path) -> dict[str, object]:
 
 
 def changed_answers(arguments: list[str]) -> set[str]:
-    """The questions of which cruft was given other answers; those that it does not know it takes in silence."""
+    """The questions whose answers cruft is told to change; it silently accepts unknown ones."""
     parser = argparse.ArgumentParser(allow_abbrev=False)
     parser.add_argument("--variables-to-update", type=json.loads, default={})
     return set(parser.parse_known_args(arguments)[0].variables_to_update)
 
 
 def cruft(*arguments: str) -> None:
-    # Where make is told to go, with -C, it leaves PWD. The template finds this project by it, to say what to run.
-    # cruft reads and writes in the system's encoding, which differs from one machine to the next.
+    # `make -C` does not change PWD, by which the template finds this project to print a command for it.
+    # cruft reads and writes in the system's encoding, which differs between machines.
     env = {**os.environ, "PWD": str(HERE), "PYTHONUTF8": "1"}
     if subprocess.run([sys.executable, "-m", "cruft", *arguments], env=env, check=False).returncode:
         sys.exit("template-update: cruft failed, as shown above. Nothing was changed.")
@@ -143,7 +143,7 @@ def commit(render: Path) -> None:
 
 
 def merge(render: Path) -> list[str]:
-    """Merge what the second commit changes, and name the files that are left to resolve."""
+    """Merge the changes of the second commit, and return the files with conflicts."""
     added = git("diff", "--name-only", "--diff-filter=A", "HEAD~", "HEAD", cwd=render).splitlines()
     if in_the_way := git("ls-files", "--others", "--", *added) if added else "":
         sys.exit(
@@ -162,7 +162,7 @@ def merge(render: Path) -> list[str]:
         stages[file] = stages.get(file, "") + stage[-1]
     if result.returncode and not stages:
         sys.exit(f"template-update: git could not merge:\n{os.fsdecode(result.stderr)}")
-    # What was removed here stays so. Locks follow pyproject.toml: they are removed or resolved anew.
+    # What was removed here stays removed. Locks follow pyproject.toml: they are removed, or resolved again.
     gone = [file for file, found in stages.items() if "2" not in found or ("3" not in found and is_lock(file))]
     gone += unwanted
     if gone:
@@ -171,7 +171,7 @@ def merge(render: Path) -> list[str]:
 
 
 def in_removed_folders(added: list[str], render: Path) -> list[str]:
-    """New files in a folder that the template had before, and that is not here any more."""
+    """New files in folders that the template had before, and that this project has deleted."""
     before = git("ls-tree", "-r", "--name-only", "HEAD~", cwd=render).splitlines()
     removed = {folder for file in before for folder in Path(file).parents if not (HERE / folder).exists()}
     return [file for file in added if not removed.isdisjoint(Path(file).parents)]
@@ -182,7 +182,7 @@ def is_lock(file: str) -> bool:
 
 
 def git(*arguments: str, cwd: Path = HERE) -> str:
-    # Decoded as arguments are encoded, so that names of files stay what they are.
+    # Decoded in the way that arguments are encoded, so that file names survive.
     return os.fsdecode(subprocess.run(["git", *arguments], cwd=cwd, check=True, stdout=subprocess.PIPE).stdout).strip()
 
 

@@ -1,4 +1,4 @@
-"""Takes spans as an OpenTelemetry collector does: OTLP over HTTP, as JSON."""
+"""An OpenTelemetry collector for tests: receives spans by OTLP over HTTP, as JSON."""
 
 import json
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from opentelemetry import trace
 from tests.server import free_port
 
 ERROR = 2
-"""The status of a span that failed, as OTLP numbers it."""
+"""OTLP's number for the status of a failed span."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Span:
 
 
 class Collector:
-    """A context manager; what it was sent stays when it ends, and it can be started again."""
+    """A context manager that can be entered again. It keeps what it has received."""
 
     def __init__(self) -> None:
         self.port = free_port()
@@ -77,7 +77,7 @@ class Collector:
         ]
 
     def trace(self, trace_id: str) -> dict[str, Span]:
-        """The spans of a trace by their name; fails where two have the same."""
+        """The spans of a trace by name; fails if two have the same name."""
         spans = [span for span in self.spans if span.trace_id == trace_id]
         by_name = {span.name: span for span in spans}
         assert len(by_name) == len(spans), [span.name for span in spans]
@@ -85,7 +85,7 @@ class Collector:
 
 
 def flush() -> None:
-    """Send what this process has not sent yet."""
+    """Make this process send its remaining spans."""
     provider: Any = trace.get_tracer_provider()
     assert provider.force_flush()
 

@@ -23,7 +23,7 @@ from tests.server import ADMIN_KEY, Server, free_port
 REST_URL = "http://localhost:8000"
 MCP_URL = "http://localhost:8051"
 JSON_RPC = {"Accept": "application/json, text/event-stream", "Content-Type": "application/json"}
-"""What a client of MCP sends with each message."""
+"""The headers that an MCP client sends with each message."""
 DATABASE_PASSWORD = "database-password-for-tests"
 
 CallTool = Callable[..., str]
@@ -31,7 +31,7 @@ CallTool = Callable[..., str]
 
 @pytest.fixture(scope="session")
 def database_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A migrated database that all tests share, with the table of the gizmos."""
+    """A migrated database that all tests share, including the gizmos table."""
     with new_database(tmp_path_factory.mktemp("database")) as url:
         migrate(Settings(database_url=SecretStr(url)))
         create_gizmos_table(url)
@@ -40,7 +40,7 @@ def database_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 def empty_database_url(tmp_path: Path) -> Iterator[str]:
-    """A database of the test's own, without a table."""
+    """A database of the test's own, without tables."""
     with new_database(tmp_path) as url:
         yield url
 
@@ -57,16 +57,16 @@ def new_database(folder: Path) -> Iterator[str]:
         execute(url, f"CREATE DATABASE {name}")
     except DatabaseUnavailable as error:
         pytest.exit(f"No PostgreSQL answers at DATABASE_URL ({error.__cause__}); `make test` starts one.", 1)
-    execute(url, f"ALTER DATABASE {name} SET synchronous_commit = off")  # no test of these crashes PostgreSQL
+    execute(url, f"ALTER DATABASE {name} SET synchronous_commit = off")  # none of these tests crashes PostgreSQL
     yield make_url(url).set(database=name).render_as_string(hide_password=False)
     execute(url, f"DROP DATABASE {name} WITH (FORCE)")
 
 
 def execute(url: str, statement: str) -> Sequence[Row[Any]]:
-    """Run one statement, in no transaction, and return the rows that it gives."""
+    """Run one statement outside a transaction, and return its rows."""
 
     def run(connection: Connection) -> Sequence[Row[Any]]:
-        # `reads_only` keeps our engine from beginning a transaction on SQLite.
+        # `reads_only` keeps our engine from starting a transaction on SQLite.
         autocommit = connection.execution_options(isolation_level="AUTOCOMMIT", reads_only=True)
         result = autocommit.execute(text(statement))
         return result.all() if result.returns_rows else []
@@ -116,7 +116,7 @@ def client(admin: TestClient, key: str) -> TestClient:
 
 @pytest.fixture
 def mcp_client(admin: TestClient, key: str) -> TestClient:
-    """The port of MCP, called with a service key; `call_tool` is shorter where a tool is all that is wanted."""
+    """The MCP port, called with a service key. To call a tool, `call_tool` is shorter."""
     return client_with(admin, {"X-API-Key": key, **JSON_RPC}, MCP_URL)
 
 
@@ -129,13 +129,13 @@ def client_with(admin: TestClient, headers: dict[str, str] | None = None, url: s
 
 @pytest.fixture
 def call_tool(mcp_client: TestClient) -> CallTool:
-    """Calls `call_tool(name, **arguments)`, which return the text of the answer."""
+    """A function that calls a tool and returns its text: `call_tool(name, **arguments)`."""
     return lambda name, /, **arguments: _call(mcp_client, name, arguments, is_error=False)
 
 
 @pytest.fixture
 def fail_tool(mcp_client: TestClient) -> CallTool:
-    """Calls that must fail: `fail_tool(name, **arguments)` returns what the assistant is told."""
+    """A function that calls a tool, which must fail, and returns the error: `fail_tool(name, **arguments)`."""
     return lambda name, /, **arguments: _call(mcp_client, name, arguments, is_error=True)
 
 
@@ -159,7 +159,7 @@ def collector() -> Iterator[Collector]:
 
 @pytest.fixture(scope="session")
 def traced_app(settings: Settings, collector: Collector, key: str) -> Iterator[TestClient]:
-    """To the end of the session, for a process has one destination of its spans, whatever app they are of."""
+    """An app that sends spans to `collector`. Shared by all tests, as a process can send spans to only one place."""
     destination = {
         "otel_exporter_otlp_endpoint": collector.url,
         "otel_exporter_otlp_headers": SecretStr("authorization=Basic%20abc,x-tenant=1"),
@@ -171,6 +171,6 @@ def traced_app(settings: Settings, collector: Collector, key: str) -> Iterator[T
 
 @pytest.fixture(scope="session")
 def server(database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """The service with two workers, in processes of its own. Tests that use it are `slow`."""
+    """The service with two worker processes. Tests that use it are `slow`."""
     with Server(tmp_path_factory.mktemp("server"), app=GIZMOS_APP, DATABASE_URL=database_url) as running:
         yield running

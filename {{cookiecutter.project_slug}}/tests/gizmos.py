@@ -1,6 +1,6 @@
-"""A small feature of the tests' own, so that those of the platform work whatever features the service has.
+"""A small feature for tests, so that those of the platform do not depend on the features of the service.
 
-`Server(app=GIZMOS_APP)` serves it, and `create_gizmos_table` makes its table, which no migration knows.
+`Server(app=GIZMOS_APP)` serves it, and `create_gizmos_table` creates its table, which is not in the migrations.
 """
 
 import asyncio
@@ -32,14 +32,14 @@ from app.web.tools import ADDS, READS, ToolServer, compact
 GIZMOS_APP = "tests.gizmos:create_app()"
 SLOW_REQUEST_STARTED = "a slow request started"
 BROKEN = "this gizmo is broken"
-"""What an error says that nobody expected."""
+"""The text of an unexpected error."""
 PRIVATE = "nobody should read this in a log"
 
 logger = logging.getLogger(__name__)
 
 
 class Gizmos(DeclarativeBase):
-    """A base class of its own, for Alembic compares the tables of the service's with the database."""
+    """A separate base class, because Alembic compares the tables of the service's own with the database."""
 
 
 class Gizmo(Gizmos):
@@ -132,13 +132,13 @@ def update_gizmo(session: WriteSession, gizmo_id: int, data: GizmoUpdate) -> Giz
 
 
 def keep_busy(session: ReadSession, seconds: float) -> None:
-    """Let the database work for this long, until somebody interrupts it."""
+    """Keep the database busy for this long, or until it is interrupted."""
     logger.info(SLOW_REQUEST_STARTED)
     session.scalar(select(func.count()).select_from(Gizmo))
     if session.get_bind().dialect.name == "postgresql":
         session.execute(text("SELECT pg_sleep(:seconds)"), {"seconds": seconds})
         return
-    # One statement, of more rows than any machine counts in that time.
+    # One statement, with more rows than any machine can count in that time.
     session.execute(text(COUNT), {"rows": int(seconds * 100_000_000)})
 
 
@@ -190,7 +190,7 @@ def gizmos_router(database: Database) -> FeatureRouter:
 
     @router.get("/slow/block", include_in_schema=False)
     async def block(seconds: float) -> None:
-        """What no code should do: nothing else in the process gets a turn."""
+        """Block the event loop, which no code should do."""
         logger.info(SLOW_REQUEST_STARTED)
         time.sleep(seconds)  # noqa: ASYNC251
 
@@ -231,7 +231,7 @@ def add_gizmo_tools(server: ToolServer, database: Database) -> None:
 
     @server.tool(name="break_gizmo", title="Fail", annotations=READS)
     async def fail() -> str:
-        """Fail in a way that nobody expects."""
+        """Fail with an unexpected error."""
         raise RuntimeError(BROKEN)
 
 
@@ -253,7 +253,7 @@ def create_gizmos_table(url: str) -> None:
 
 
 def create_app(settings: Settings | None = None) -> ASGIApp:
-    """The service with all its features and gizmos; without settings, as gunicorn calls it, with the table of the gizmos."""
+    """The service with all its features and gizmos. Without settings, as for gunicorn, it creates their table."""
     if settings is None:
         settings = load_settings()
         create_gizmos_table(settings.migration_url)

@@ -1,4 +1,4 @@
-"""Many clients that write at once, and what they were told: the measure of what must be stored afterwards."""
+"""Many clients that write at once and remember the responses, which say what must be stored afterwards."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -12,19 +12,19 @@ from tests.server import Server
 CREATORS = 30
 SHARED_GIZMOS = 4
 FIELDS = ("title", "content", "author", "language", "source")
-"""Each field of each shared gizmo has one client, which alone writes it: fifty clients with the creators."""
+"""Each field of each shared gizmo is written by one client only. With the creators, that makes fifty clients."""
 PROGRESS_TIMEOUT = 60.0
 
 
 class Load:
-    """`outage_expected` says that 503 is no fault: such a request is counted in `refused`, and sent again."""
+    """With `outage_expected`, a 503 is not an error: the request is counted in `refused` and sent again."""
 
     def __init__(self, server: Server, key: str, *, outage_expected: bool = False) -> None:
         self.cut = 0
-        """Requests whose connection broke: nobody knows whether they were done."""
+        """Requests whose connection broke, so that their outcome is unknown."""
         self.refused = 0
         self.created: dict[int, str] = {}
-        """Title by id, as far as acknowledged."""
+        """Acknowledged titles, by id."""
         self._attempted: set[str] = set()
         self._shared: dict[int, dict[str, str]] = {}
         self._url = server.url
@@ -34,7 +34,7 @@ class Load:
         self._is_over = False
 
     async def run(self, meanwhile: Callable[[httpx2.AsyncClient], Awaitable[None]]) -> None:
-        """Write until `meanwhile` is over, which can wait for `progress`."""
+        """Write until `meanwhile` is done, which can wait for `progress`."""
         limits = httpx2.Limits(max_connections=None)
         async with httpx2.AsyncClient(
             base_url=self._url, headers=self._headers, limits=limits, timeout=30
@@ -55,7 +55,7 @@ class Load:
                     self._is_over = True
 
     async def progress(self, gizmos: int = 100) -> None:
-        """Wait until so many more gizmos are created."""
+        """Wait until this many more gizmos are created."""
         goal = len(self.created) + gizmos
         async with asyncio.timeout(PROGRESS_TIMEOUT):
             while len(self.created) < goal:
@@ -63,7 +63,7 @@ class Load:
                 await self._has_created.wait()
 
     def check(self) -> None:
-        """Everything acknowledged is stored, once and unchanged, and nothing that nobody sent."""
+        """Check that everything acknowledged is stored once and unchanged, and nothing that was not sent."""
         stored = self._read_all()
         for gizmo_id, fields in self._shared.items():
             gizmo = stored.pop(gizmo_id)
@@ -108,7 +108,7 @@ class Load:
                 return
 
     async def _send(self, method: str, path: str, body: dict[str, str] | None = None) -> dict[str, Any] | None:
-        """The answer, or nothing if there was none or the database was out of reach."""
+        """Return the response, or None if there was none or the database was unavailable."""
         try:
             response = await self._client.request(method, path, json=body)
         except httpx2.TransportError:

@@ -1,4 +1,4 @@
-"""The service as production runs it: gunicorn with two workers, in processes of its own."""
+"""The service as in production: gunicorn with two worker processes."""
 
 import json
 import os
@@ -20,12 +20,12 @@ from app.settings import ROOT
 
 ADMIN_KEY = "admin-key-for-tests-0123456789abcdef"
 START_TIMEOUT = 60.0
-# Below those which systems give to outgoing connections: one of these might take a port before it is used.
+# Below the ephemeral ports: an outgoing connection might take one of those before it is used.
 PORTS = iter(random.sample(range(20_000, 30_000), 10_000))
 
 
 def free_port() -> int:
-    """One that was not given before: a service has two, which must differ."""
+    """A port that was not returned before: a service needs two different ones."""
     while True:
         port = next(PORTS)
         with socket.socket() as listener, suppress(OSError):
@@ -34,7 +34,7 @@ def free_port() -> int:
 
 
 def wait_until(condition: Callable[[], object], *, timeout: float, what: str) -> float:
-    """Wait for `condition` to hold and return how many seconds that took."""
+    """Wait until `condition` holds, and return how many seconds that took."""
     started = time.monotonic()
     while not condition():
         if time.monotonic() - started > timeout:
@@ -44,14 +44,14 @@ def wait_until(condition: Callable[[], object], *, timeout: float, what: str) ->
 
 
 def fetch(method: str, url: str, **options: Any) -> httpx2.Response:
-    """One request on a connection of its own; without TLS, because to load its certificates takes 40 ms of CPU."""
+    """Send one request on a new connection, without loading TLS certificates, which would take 40 ms of CPU."""
     return httpx2.request(method, url, verify=False, **options)
 
 
 class Server:
-    """A context manager; `app` is what gunicorn is told to load, `options` are its own, `settings` environment variables.
+    """A context manager. `app` is what gunicorn loads, `options` are its options, `settings` are environment variables.
 
-    `wrapper` is a command that runs another one, such as `setpriv`.
+    `wrapper` is a command that runs another command, such as `setpriv`.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Server:
         self._environment = {
             **{name: value for name, value in os.environ.items() if name != "PROMETHEUS_MULTIPROC_DIR"},
             "ADMIN_API_KEY": ADMIN_KEY,
-            # All test processes together must stay below what a PostgreSQL takes by default, which is 100.
+            # All tests together must stay below PostgreSQL's default limit of 100 connections.
             "DATABASE_POOL_SIZE": "4",
             "HOST": "127.0.0.1",
             "PORT": str(self.port),
@@ -101,17 +101,17 @@ class Server:
             self.process = subprocess.Popen(self._command, cwd=ROOT, env=self._environment, stdout=log, stderr=log)
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
-        """Ask the master to end and return its exit status."""
+        """Ask the master to stop, and return its exit status."""
         self.process.send_signal(number)
         return self.process.wait(timeout=20)
 
     def workers(self) -> list[int]:
-        """The process ids of the living workers."""
+        """The process ids of the workers that are alive."""
         booted = re.findall(r"Booting worker with pid: (\d+)", self.log_file.read_text())
         return [pid for pid in map(int, booted) if _is_alive(pid)]
 
     def killed(self) -> int:
-        """How many workers were killed, as far as the master knows."""
+        """How many workers were killed, according to the master's log."""
         return self.log_file.read_text().count("was sent SIGKILL")
 
     def kill_worker(self) -> None:
@@ -120,7 +120,7 @@ class Server:
         wait_until(lambda: self.killed() > before, timeout=10, what="the master notices")
 
     def logs(self) -> list[dict[str, Any]]:
-        """What the service wrote; fails if a line is not JSON."""
+        """The log lines of the service; fails if one is not JSON."""
         return [json.loads(line) for line in self.log_file.read_text().splitlines()]
 
     def issue_key(self, name: str) -> str:
@@ -144,7 +144,7 @@ class Server:
 def _is_alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
-        # In a container without an init, nobody waits for a process whose parent was killed.
+        # In a container without an init process, orphans stay zombies.
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except ProcessLookupError:
         return False

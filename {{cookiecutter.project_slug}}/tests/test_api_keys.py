@@ -42,7 +42,7 @@ def test_a_key_is_shown_once_and_stored_as_a_hash(admin: TestClient, settings: S
 
 
 def test_a_revoked_key_stops_working_and_its_name_is_free_again(admin: TestClient) -> None:
-    name = uuid.uuid4().hex.ljust(100, "x")  # as long as one may be
+    name = uuid.uuid4().hex.ljust(100, "x")  # the longest name allowed
     issued = admin.post(PATH, json={"name": name})
     location = issued.headers["Location"]
     assert location == f"{PATH}/{issued.json()['id']}"
@@ -103,7 +103,7 @@ def test_keys_can_be_managed_from_a_shell(
     admin: TestClient, database_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def run(*arguments: str) -> str:
-        """`python -m app.api_keys ...`, in this process: one of its own takes a second to start."""
+        """Run `python -m app.api_keys ...` in this process: a new one would take a second to start."""
         monkeypatch.setattr(sys, "argv", ["app.api_keys", *arguments])
         runpy.run_module("app.api_keys", run_name="__main__", alter_sys=False)
         return capsys.readouterr().out

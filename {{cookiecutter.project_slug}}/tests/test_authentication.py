@@ -27,7 +27,7 @@ WRONG_KEYS: list[dict[str, Any]] = [
 
 @pytest.fixture
 def routes(admin: TestClient) -> list[tuple[str, str]]:
-    """Method and path of each documented route, those of the features too, that needs a key."""
+    """Method and path of each documented route that needs a key, including those of features."""
     paths: dict[str, dict[str, Any]] = admin.get("/openapi.json").json()["paths"]
     return [
         (method.upper(), path.replace("{", "").replace("}", ""))
@@ -56,7 +56,7 @@ def test_no_route_answers_without_a_key(
     "headers", [{}, {"X-API-Key": ""}, {"Authorization": "Bearer "}, {"Authorization": "key_1_" + "A" * 43}]
 )
 def test_who_sends_no_key_is_told_how_to(admin: TestClient, headers: dict[str, str]) -> None:
-    """An empty one is none: it comes from a variable that is not set."""
+    """An empty key counts as none: it may come from an unset variable."""
     for url, path in ((REST_URL, "/gizmos"), (MCP_URL, "/mcp")):
         assert client_with(admin, headers, url).post(path).json()["detail"] == (
             "Send a valid API key as `X-API-Key: KEY` or `Authorization: Bearer KEY`; ask whoever runs this service for one."
@@ -92,7 +92,7 @@ def test_a_key_is_accepted_in_either_header_and_with_blanks_around_it(admin: Tes
     ],
 )
 def test_nothing_suggests_that_there_is_oauth(admin: TestClient, key: str, url: str, path: str) -> None:
-    """With a 401, some clients would begin a discovery and ignore the key that they have, or wait for a login."""
+    """On a 401, some clients would start OAuth discovery and ignore their key, or wait for a login."""
     for method in ("GET", "POST"):
         assert client_with(admin, {"X-API-Key": key}, url).request(method, path).status_code == 404
         for headers in WRONG_KEYS:
@@ -142,7 +142,7 @@ def test_no_spelling_of_a_path_gets_around_the_key(admin: TestClient, path: str)
 def test_keys_are_compared_in_constant_time(
     admin: TestClient, key: str, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing but `hmac.compare_digest` decides."""
+    """Only `hmac.compare_digest` decides."""
     right = {"X-API-Key": ADMIN_KEY if path.startswith("/admin") else key}
     assert client_with(admin, right).get(path).status_code == 200
     monkeypatch.setattr(hmac, "compare_digest", lambda _one, _other: False)

@@ -1,4 +1,4 @@
-"""Limits below the application: what a connection may send, how slowly, and how many there may be."""
+"""Limits below the application: what connections may send, how slowly, and how many there may be."""
 
 import socket
 import threading
@@ -15,7 +15,7 @@ from app.web.connections import LimitedHttpProtocol
 from tests.server import wait_until
 
 LARGE_ANSWER = "x" * 2_000_000
-"""Less than Linux takes for a connection if nobody limits it."""
+"""Less than what Linux would buffer for a connection without a limit."""
 
 Connect = Callable[[], socket.socket]
 

@@ -12,7 +12,7 @@ LIST_TOOLS = {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}
 
 
 def preflight(client: TestClient, path: str = "/gizmos", **headers: str) -> dict[str, str]:
-    """The headers with which the service answers a browser that asks, without a key, whether it may call."""
+    """Send a preflight request, without a key as browsers do, and return the headers of the response."""
     asked = {"Origin": ORIGIN, "Access-Control-Request-Method": "POST"} | headers
     return dict(client.options(path, headers=asked).headers)
 

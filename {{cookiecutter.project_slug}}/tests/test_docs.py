@@ -1,4 +1,4 @@
-"""/docs and /redoc come from the service itself, and may run nothing else."""
+"""/docs and /redoc are served by the service itself, and may run no other scripts."""
 
 import re
 from html import escape
@@ -23,7 +23,7 @@ def test_a_page_loads_only_what_the_service_has(anyone: TestClient, path: str) -
     page = anyone.get(path).text
     loaded = re.findall(r'(?:src|href|spec-url)="([^"]+)"', page)
     assert f"docs/{PAGES[path]}" in loaded
-    for address in loaded:  # relative ones, as a proxy may serve the page below any path
+    for address in loaded:  # relative, because a proxy may serve the page below any path
         answer = anyone.get(f"/{address}")
         assert (answer.status_code, len(answer.content) > 0) == (200, True), address
 

@@ -22,11 +22,11 @@ LAYERS = {
     "files": 0,
 }
 FEATURE = 3
-"""The layer of each folder that has none above."""
+"""The layer of all folders that are not listed above."""
 
 
 def imported_parts(source: str) -> Iterator[str]:
-    """Which of the parts of `app`, such as `web`, the module imports, wherever in it."""
+    """The parts of `app`, such as `web`, that the module imports anywhere."""
     for node in ast.walk(ast.parse(source)):
         names: list[str] = []
         if isinstance(node, ast.Import):
@@ -41,7 +41,7 @@ def imported_parts(source: str) -> Iterator[str]:
 
 
 def find_faults(part: str, source: str) -> list[str]:
-    """The imports that a module of this part of `app` must not have."""
+    """The forbidden imports of a module of this part of `app`."""
     return [
         f"{part} imports {other}"
         for other in imported_parts(source)
@@ -62,7 +62,7 @@ def test_every_import_goes_downwards() -> None:
         if part not in LAYERS:
             features.setdefault(part, set()).update(set(imported_parts(source)) - LAYERS.keys() - {part})
     assert faults == []
-    TopologicalSorter(features).prepare()  # a feature may build on another, but no two on each other
+    TopologicalSorter(features).prepare()  # a feature may use another one, but not in a cycle
 
 
 @pytest.mark.parametrize(

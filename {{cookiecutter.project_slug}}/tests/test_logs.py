@@ -31,7 +31,7 @@ Lines = Callable[[], list[dict[str, Any]]]
 
 @pytest.fixture
 def logged(caplog: pytest.LogCaptureFixture) -> Iterator[Lines]:
-    """What the app in this process has logged since the test began."""
+    """What the app in this process has logged since the test started."""
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
     handler.setFormatter(JsonFormatter())
@@ -111,7 +111,7 @@ def test_a_harmful_request_id_is_replaced(client: TestClient, logged: Lines, req
 def test_a_mistake_is_logged_in_full_and_answered_with_nothing_of_it(
     client: TestClient, logged: Lines, fault: str, reason: str
 ) -> None:
-    """In the service's code as in its SQL: neither is an outage, which would be a 503."""
+    """Whether in Python or in SQL: neither is an outage, which would be a 503."""
     response = client.get(f"/gizmos/broken/{fault}")
     assert response.status_code == 500
     assert response.headers["Content-Type"] == "application/problem+json"
@@ -210,7 +210,7 @@ def test_no_secret_is_in_any_log_line_or_answer(tmp_path: Path, database_url: st
 
 
 def _use(server: Server, key: str) -> Iterator[httpx2.Response]:
-    """What clients do, rightly and wrongly, on every route."""
+    """Send valid and invalid requests to every route."""
     admin = server.client(ADMIN_KEY)
     client = server.client(key)
     with admin, client:

@@ -1,4 +1,4 @@
-"""MCP: the protocol with the official client, tools and their errors, and attackers at the port."""
+"""MCP: the protocol, with the official client; tools and their errors; attacks on the port."""
 
 import asyncio
 import json
@@ -27,7 +27,7 @@ from tests.server import ADMIN_KEY, Server, fetch, wait_until
 pytestmark = pytest.mark.anyio
 
 REVISIONS = {"2026-07-28": "2026-07-28", "auto": "2026-07-28", "legacy": "2025-11-25"}
-"""How the client negotiates the protocol's revision, and what comes of it."""
+"""How the client negotiates the protocol's revision, and the result."""
 
 LIST_TOOLS = {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}
 
@@ -51,7 +51,7 @@ def test_every_tool_says_what_it_does_and_may_do(tools: list[dict[str, Any]]) ->
         assert tool["description"], name
         assert hints["openWorldHint"] is False, name
         assert hints["readOnlyHint"] or {"destructiveHint", "idempotentHint"} <= hints.keys(), name
-        assert "outputSchema" not in tool, name  # it would be sent to the assistant, and every answer twice
+        assert "outputSchema" not in tool, name  # assistants would receive it, and every result twice
 
 
 def test_every_argument_is_described(tools: list[dict[str, Any]]) -> None:
@@ -59,7 +59,7 @@ def test_every_argument_is_described(tools: list[dict[str, Any]]) -> None:
         for argument, schema in tool["inputSchema"]["properties"].items():
             described = "description" in schema or "$ref" in schema or "anyOf" in schema or "enum" in schema
             assert described, f"{tool['name']}: {argument}"
-            assert "title" not in schema, f"{tool['name']}: {argument}"  # says its name again
+            assert "title" not in schema, f"{tool['name']}: {argument}"  # would only repeat its name
 
 
 def test_only_tools_are_advertised_where_there_is_nothing_else(mcp_client: TestClient) -> None:
@@ -76,7 +76,7 @@ def test_what_is_done_over_mcp_shows_over_rest_and_the_other_way_round(client: T
     gizmo = client.get(f"/gizmos/{created['id']}").json()
     assert gizmo["title"] == created["title"] == "Opening hours"
     client.patch(f"/gizmos/{gizmo['id']}", json={"title": "Closed", "content": "Today"})
-    stored = {"id": gizmo["id"], "title": "Closed", "content": "Today"}  # nothing that is null, and no blanks
+    stored = {"id": gizmo["id"], "title": "Closed", "content": "Today"}  # without null fields and white space
     assert call_tool("get_gizmo", gizmo_id=gizmo["id"]) == json.dumps(stored, separators=(",", ":"))
 
 
@@ -149,7 +149,7 @@ def test_a_refusal_is_a_json_rpc_error_besides_problem_details(mcp_client: TestC
 
 
 def test_a_client_that_tries_to_register_for_oauth_is_told_in_its_words_what_to_send(mcp_client: TestClient) -> None:
-    """RFC 6749, 5.2: of any other error, Claude Code and MCP Inspector say that they cannot read it."""
+    """RFC 6749, 5.2: Claude Code and MCP Inspector cannot read any other error."""
     body = client_with(mcp_client, {}, MCP_URL).post("/register", json={"client_name": "x"}).json()
     assert isinstance(body["error"], str)
     assert body["error_description"] == body["detail"]
@@ -202,7 +202,7 @@ def test_another_host_is_refused(mcp_client: TestClient, host: str) -> None:
     "origin", ["https://app.example.com", "http://localhost:6274", "http://127.0.0.1", "http://[::1]:8051"]
 )
 def test_pages_of_an_allowed_origin_may_call(mcp_client: TestClient, origin: str) -> None:
-    """In development those of this machine as well, such as MCP Inspector's."""
+    """In development, also those on this machine, such as MCP Inspector."""
     assert mcp_client.post("/mcp", json=LIST_TOOLS, headers={"Origin": origin}).status_code == 200
 
 
@@ -293,7 +293,7 @@ async def create_and_read(assistant: Client) -> None:
 
 
 def mcp_calls(server: Server, before: int) -> list[dict[str, Any]]:
-    """What the service logged of each request to MCP after its first `before` lines."""
+    """The log lines of requests to MCP after the first `before` lines."""
     return [line for line in server.logs()[before:] if line.get("interface") == "mcp"]
 
 
@@ -319,7 +319,7 @@ async def test_many_assistants_at_once_are_served_by_both_workers(server: Server
     before = len(server.logs())
     answered_by: set[int] = set()
     async with asyncio.timeout(60):
-        while answered_by != set(server.workers()):  # which worker accepts a connection is left to chance
+        while answered_by != set(server.workers()):  # which worker accepts a connection is random
             async with asyncio.TaskGroup() as group:
                 for number in range(12):
                     group.create_task(work(number))

@@ -1,4 +1,4 @@
-"""Metrics: what monitoring sees, exact over all workers."""
+"""Metrics: they are exact over all workers."""
 
 import asyncio
 import os
@@ -25,7 +25,7 @@ METHODS = {"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "other"}
 
 
 def samples(text: str) -> Counter[str]:
-    """Each time series and its value."""
+    """The value of each time series."""
     pairs = [line.rpartition(" ") for line in text.splitlines() if not line.startswith("#")]
     return Counter({series: float(value) for series, _, value in pairs if "_created" not in series})
 
@@ -84,7 +84,7 @@ def test_tool_calls_are_counted_by_outcome(client: TestClient, call_tool: CallTo
 
 def test_no_request_can_invent_a_time_series(admin: TestClient, key: str) -> None:
     def after_odd_requests() -> set[str]:
-        """The time series there are."""
+        """The names and labels of all time series."""
         for port in (client_with(admin), client_with(admin, url=MCP_URL)):
             for headers in ({}, {"X-API-Key": key}):
                 for method in ("GET", "PROPFIND", "PURGE"):
@@ -108,7 +108,7 @@ def test_those_who_wait_for_the_database_are_counted(unit_of_work: str, database
         busy = [asyncio.create_task(work(keep_busy, 60)) for _ in range(pool.size)]
         late = asyncio.create_task(work(list_gizmos, None, 1, None))
         impatient = asyncio.create_task(work(list_gizmos, None, 1, None))
-        await asyncio.sleep(0)  # each begins
+        await asyncio.sleep(0)  # lets each start
         assert (pool.in_use, pool.waiting) == (pool.size, 2)
         impatient.cancel()
         await asyncio.wait({impatient})
@@ -170,7 +170,7 @@ def test_counts_and_durations_are_exact_over_both_workers_even_after_a_kill(serv
         sent += 1
 
     def counted() -> set[float]:
-        """How often each of the answers was counted, in both ways; an answer leaves before it is counted."""
+        """How often both metrics counted each of the responses. A response is counted just after it is sent."""
         increase = scrape(server) - before
         durations = "http_request_duration_seconds_count"
         counts = [requests("rest", "GET", route, status) for route, status in answers.values()]
@@ -199,14 +199,14 @@ def test_counts_and_durations_are_exact_over_both_workers_even_after_a_kill(serv
 @pytest.mark.slow
 def test_requests_in_progress_and_what_they_use_are_forgotten_with_their_worker(server: Server, key: str) -> None:
     def in_progress() -> float:
-        return scrape(server)[series("http_requests_in_progress", interface="rest")] - 1  # without the one that asks
+        return scrape(server)[series("http_requests_in_progress", interface="rest")] - 1  # not counting the scrape
 
     def reading() -> float:
         return sum(value for name, value in scrape(server).items() if re.match("db_pool_(in_use|waiting){", name))
 
     unfinished = f"GET /gizmos/slow/read?seconds=60 HTTP/1.1\r\nHost: localhost\r\nX-API-Key: {key}\r\n\r\n"
     with ExitStack() as connections:
-        for _ in range(3):  # fewer than one worker has connections, for /metrics may ask the database as well
+        for _ in range(3):  # fewer than a worker's database connections, as /metrics may need one too
             connection = connections.enter_context(socket.create_connection(("127.0.0.1", server.port)))
             connection.sendall(unfinished.encode())
         wait_until(lambda: in_progress() == reading() == 3, timeout=20, what="three requests are in progress and read")

@@ -1,4 +1,4 @@
-"""Access tokens of an OAuth issuer: which are accepted, and what happens when the issuer is away."""
+"""Access tokens of an OAuth issuer: which are accepted, and what happens if the issuer is unavailable."""
 
 import asyncio
 import hashlib
@@ -75,7 +75,7 @@ class Issuer:
         ]
 
     def claims(self, **changes: Any) -> dict[str, Any]:
-        """Those of a good token with these changes; None leaves one out."""
+        """The claims of a valid token with these changes; None removes a claim."""
         now = int(time.time())
         good = {
             "iss": self.url,
@@ -104,7 +104,7 @@ def serve(issuer: Issuer) -> Iterator[Issuer]:
 
 @pytest.fixture(scope="module")
 def issuer() -> Iterator[Issuer]:
-    """The issuer of the app of this module, with a key of each kind."""
+    """The issuer of this module's app, with a key of each type."""
     with serve(Issuer()) as running:
         running.keys |= {
             "rsa": rsa.generate_private_key(public_exponent=65537, key_size=2048),
@@ -115,7 +115,7 @@ def issuer() -> Iterator[Issuer]:
 
 @pytest.fixture
 def own_issuer() -> Iterator[Issuer]:
-    """An issuer that the test may take away."""
+    """An issuer that the test may stop."""
     with serve(Issuer()) as running:
         yield running
 
@@ -192,14 +192,14 @@ def encoded(part: bytes) -> str:
 
 
 def forged(issuer: Issuer, algorithm: str, sign: Callable[[bytes], bytes]) -> str:
-    """What PyJWT refuses to make."""
+    """A token that PyJWT refuses to create."""
     header = {"alg": algorithm, "kid": "rsa"}
     parts = f"{encoded(json.dumps(header).encode())}.{encoded(json.dumps(issuer.claims()).encode())}"
     return f"{parts}.{encoded(sign(parts.encode()))}"
 
 
 def signed_with_the_public_key(issuer: Issuer) -> str:
-    """The key confusion attack: the public key, which everybody can read, as a shared secret."""
+    """The key confusion attack: the public key, which anybody can read, used as a shared secret."""
     public = issuer.keys["rsa"].public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     return forged(issuer, "HS256", lambda text: hmac.new(public, text, hashlib.sha256).digest())
 
@@ -297,7 +297,7 @@ def test_the_access_log_names_the_subject(app: TestClient, issuer: Issuer, caplo
 def test_scopes_are_found_where_and_as_issuers_write_them(
     own_issuer: Issuer, claims: dict[str, Any], may_write: bool | None
 ) -> None:
-    """Microsoft Entra is asked for `api://gizmos/read` and grants `read`; None says that the token is refused."""
+    """Microsoft Entra is asked for `api://gizmos/read` and grants `read`. None means that the token is rejected."""
     verifier = TokenVerifier(OAuth(own_issuer.url, RESOURCE, RESOURCE, "api://gizmos/read", "api://gizmos/write"))
     verifying = verifier.verify(own_issuer.token(**{"scope": None} | claims))
     if may_write is None:
@@ -334,7 +334,7 @@ def test_a_new_key_of_the_issuer_is_found_and_a_made_up_one_asked_for_once_in_a_
         keys = IssuerKeys(own_issuer.url, clock)
         assert await keys.find("first")
         assert not any([await keys.find(f"made-up-{number}") for number in range(100)])
-        assert own_issuer.calls == 2  # the metadata, the keys
+        assert own_issuer.calls == 2  # one for the metadata, one for the keys
         own_issuer.keys = {"second": own_issuer.keys["first"]}
         clock.now += FETCH_INTERVAL + 0.1
         assert await keys.find("second")

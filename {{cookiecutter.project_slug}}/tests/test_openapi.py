@@ -1,4 +1,4 @@
-"""The OpenAPI document says what the service does, and the service does what it says."""
+"""The OpenAPI document describes what the service does, and the service does what it describes."""
 
 import subprocess
 import sys
@@ -24,7 +24,7 @@ def document(client: TestClient) -> dict[str, Any]:
 
 
 def operations(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Those of all features, by method and path."""
+    """The operations of all features, by method and path."""
     found = {
         f"{method.upper()} {path}": operation
         for path, methods in document["paths"].items()
@@ -63,7 +63,7 @@ def test_every_parameter_body_and_answer_has_an_example(document: dict[str, Any]
 
 
 def has_example(schema: dict[str, Any], document: dict[str, Any]) -> bool:
-    """Whether it shows a value, or its parts do."""
+    """Whether the schema or its parts have examples."""
     if schema.keys() & {"examples", "enum", "const", "default"}:
         return True
     if reference := schema.get("$ref"):
@@ -90,7 +90,7 @@ def test_what_is_not_found_is_named_as_what_it_is(document: dict[str, Any], path
 
 
 def provoke(status: int, client: TestClient, admin: TestClient, settings: Settings, unreachable: str) -> Response:
-    """An answer with the status, from `GET /gizmos` or the route that is named."""
+    """Send a request that is answered with this status."""
     changes: dict[str, object] = {}
     match status:
         case 401:
@@ -147,12 +147,12 @@ def test_errors_are_as_documented(
 def test_no_made_up_request_breaks_a_route(tmp_path: Path, empty_database_url: str) -> None:
     with Server(tmp_path, app=GIZMOS_APP, DATABASE_URL=empty_database_url) as server:
         run_schemathesis(server, tmp_path, "^/(?!admin|jobs|duplicates)", server.issue_key("schemathesis"))
-        # That a key expires in the future, no schema can say.
+        # A schema cannot express that a key expires in the future.
         run_schemathesis(server, tmp_path, "^/admin", ADMIN_KEY, "--exclude-checks", "positive_data_acceptance")
 
 
 def run_schemathesis(server: Server, folder: Path, paths: str, key: str, *options: str) -> None:
-    """Fails on warnings too, such as of operations that answered nothing but 401."""
+    """Fails on warnings too, such as for operations that only returned 401."""
     command = [
         *(sys.executable, "-m", "schemathesis.cli", "--no-color", "run", f"{server.url}/openapi.json"),
         *("--header", f"X-API-Key: {key}", "--include-path-regex", paths, "--checks", "all"),

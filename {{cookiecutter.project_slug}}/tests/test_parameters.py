@@ -1,4 +1,4 @@
-"""What was not understood is refused, and what machines ask is answered."""
+"""Unknown query parameters are rejected, and odd but valid requests are answered."""
 
 import pytest
 from starlette.testclient import TestClient
@@ -31,5 +31,5 @@ def test_probes_answer_head_and_take_what_monitors_add(client: TestClient, path:
 
 
 def test_a_path_with_a_final_slash_is_not_redirected(client: TestClient) -> None:
-    """Behind a proxy that ends TLS, the redirect would lead to http://, and a key would follow it."""
+    """Behind a proxy that terminates TLS, it would lead to http://, and clients would send their key there."""
     assert client.get("/gizmos/").status_code in (404, 422)

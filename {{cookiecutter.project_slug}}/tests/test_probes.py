@@ -1,4 +1,4 @@
-"""Probes: what orchestrators see."""
+"""Probes for orchestrators and monitoring."""
 
 import asyncio
 import sys
@@ -77,7 +77,7 @@ def test_readiness_gives_up_on_a_database_that_does_not_answer(monkeypatch: pyte
 
 @pytest.fixture
 def port(tmp_path: Path) -> Iterator[int]:
-    """Of a server that answers /health with 200 once there is that file in `tmp_path`, and with 404 before."""
+    """The port of a server that answers /health with 200 if that file is in `tmp_path`, or else with 404."""
     with HTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=tmp_path)) as server:
         thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
@@ -87,7 +87,7 @@ def port(tmp_path: Path) -> Iterator[int]:
 
 
 def check_health(monkeypatch: pytest.MonkeyPatch, *defaults: int, **environment: str) -> str | None:
-    """What the container's health check says is wrong."""
+    """Run the container's health check, and return its error or None."""
     for name in ("HOST", "PORT", "MCP_PORT", "ONE_PORT"):
         monkeypatch.setenv(name, environment.get(name, ""))
     monkeypatch.setattr(sys, "argv", ["healthcheck", *map(str, defaults)])
@@ -115,5 +115,5 @@ def test_the_health_check_asks_where_the_service_listens(
     other = free_port()
     assert check_health(monkeypatch, other, other, HOST="0.0.0.0", PORT=str(port), MCP_PORT=str(port)) is None
     assert check_health(monkeypatch, other, other, HOST="127.0.0.1", PORT=str(port), ONE_PORT="True") is None
-    # Kubernetes sets this beside a Service named mcp.
+    # Kubernetes sets this if there is a Service named mcp.
     assert check_health(monkeypatch, port, port, MCP_PORT="tcp://10.43.0.1:8051") is None

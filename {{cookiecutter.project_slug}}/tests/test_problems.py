@@ -1,4 +1,4 @@
-"""What is wrong with a request, or with the service, is answered as problem details (RFC 9457)."""
+"""Errors of requests and of the service are returned as problem details (RFC 9457)."""
 
 import asyncio
 import uuid
@@ -126,7 +126,7 @@ class Item(BaseModel):
         ([1, 1, 1], 3, [1, 2, 3], None),
         ([1, 1, 1], 2, [1, 2], 2),
         ([6, 4, 1], 3, [1, 2], 2),  # ten characters fit, eleven do not
-        ([11, 1], 2, [1], 1),  # one item is shown, however long it is: a page would else never end
+        ([11, 1], 2, [1], 1),  # one item always fits: otherwise the next page would begin at the same item
         ([10], 1, [1], None),
         ([], 5, [], None),
     ],

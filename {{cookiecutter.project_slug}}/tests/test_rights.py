@@ -1,4 +1,4 @@
-"""What keys may do: some are read-only, and some expire."""
+"""Keys that are read-only, and keys that expire."""
 
 import asyncio
 import re
@@ -30,7 +30,7 @@ def issue(admin: TestClient, **rights: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def reader(admin: TestClient) -> dict[str, str]:
-    """The headers of a caller that may only read."""
+    """The headers of a caller with a read-only key."""
     return {"X-API-Key": issue(admin, read_only=True)["key"]}
 
 

@@ -1,4 +1,4 @@
-"""Settings are checked at startup: what is accepted, what is rejected, and how the message reads."""
+"""Settings are validated at startup: which are accepted, which are rejected, and the messages."""
 
 import os
 import re
@@ -18,14 +18,14 @@ from app.settings import DEFAULT_DATABASE_URL, DEVELOPMENT_SECRET, ROOT, OAuth, 
 NAMES = {name.upper() for name in Settings.model_fields}
 USES_SQLITE = is_sqlite(DEFAULT_DATABASE_URL)
 SECRET = "a-secret-for-tests-0123456789abc"
-"""As short as one may be."""
+"""The shortest secret allowed."""
 DATABASE_URL = "sqlite:////srv/service.db" if USES_SQLITE else "postgresql://service:hunter2@db.example.com/service"
 PRODUCTION = {"ENVIRONMENT": "production", "API_KEY_SECRET": SECRET, "DATABASE_URL": DATABASE_URL}
 
 
 @pytest.fixture(autouse=True)
 def empty_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No settings from the machine that runs the tests: a folder without `.env`, an environment without any."""
+    """No settings from the machine that runs the tests: neither a `.env` nor environment variables."""
     monkeypatch.chdir(tmp_path)
     for name in NAMES:
         monkeypatch.delenv(name, raising=False)
@@ -325,7 +325,7 @@ def test_empty_values_count_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_empty_values_of_libpq_s_variables_count_as_unset_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    """asyncpg reads them, and takes an empty one for a wrong one."""
+    """asyncpg reads them, and rejects empty ones."""
     load(monkeypatch, {"PGSSLMODE": "", "PGTARGETSESSIONATTRS": "", "PGSSLROOTCERT": "ca.pem"})
     assert os.environ.keys().isdisjoint({"PGSSLMODE", "PGTARGETSESSIONATTRS"})
     assert os.environ["PGSSLROOTCERT"] == "ca.pem"
@@ -465,7 +465,7 @@ def test_a_secret_file_that_is_of_no_use_ends_the_start(tmp_path: Path, content:
 
 
 def examples(file: str) -> dict[str, str]:
-    """The settings in the file, commented out or not; fails unless each has a line of explanation above."""
+    """The settings in the file, commented out or not; fails unless each has a comment above it."""
     lines = (ROOT / file).read_text(encoding="utf-8").splitlines()
     found = {}
     for above, line in pairwise(lines):
@@ -479,7 +479,7 @@ def examples(file: str) -> dict[str, str]:
 def test_the_examples_explain_every_setting_and_no_other(file: str) -> None:
     found = examples(file)
     parts = set(re.findall(r"\$\{(\w+)\}", " ".join(found.values())))
-    assert found.keys() - {"POSTGRES_PASSWORD"} == NAMES | parts  # that one is read by the database beside the service
+    assert found.keys() - {"POSTGRES_PASSWORD"} == NAMES | parts  # read by the database container
 
 
 def test_the_example_for_development_shows_the_defaults() -> None:
@@ -513,7 +513,7 @@ def test_what_kubernetes_sets_beside_a_service_of_that_name_is_ignored(
 
 
 def test_an_address_of_ipv6_is_bound_in_brackets() -> None:
-    """Not loaded, as a container may have no IPv6."""
+    """Without validation, as a container may have no IPv6."""
     settings = Settings.model_construct(host="::", port=9000, mcp_port=9001)
     assert settings.bind == ["[::]:9000", "[::]:9001"]
 

@@ -1,4 +1,4 @@
-"""Traces: what a collector is sent, and that the service is none the worse where there is no collector."""
+"""Traces: what a collector receives, and that the service works as well without one."""
 
 import socket
 import subprocess
@@ -35,14 +35,14 @@ def trace_id() -> str:
 
 @pytest.fixture
 def traced(traced_app: TestClient, key: str, trace_id: str) -> TestClient:
-    """The REST API, called by somebody who traces it."""
+    """The REST API, called as a part of this trace."""
     return client_with(traced_app, {"X-API-Key": key, "traceparent": f"00-{trace_id}-{CALLER}-01"})
 
 
 def received(collector: Collector, trace_id: str) -> dict[str, Span]:
     flush()
     spans = collector.trace(trace_id)
-    # Keys are looked up every few seconds, and a savepoint is SQLite's alone.
+    # Keys are looked up every few seconds, and only SQLite uses savepoints.
     return {name: span for name, span in spans.items() if name not in ("SELECT api_keys", "SAVEPOINT")}
 
 
@@ -160,7 +160,7 @@ def test_a_stop_sends_the_last_spans_of_each_worker(tmp_path: Path, empty_databa
 
 
 def answered(server: Server, key: str) -> set[int]:
-    """Ask once, on a connection of its own, and return the workers that have answered so far."""
+    """Send one request on a new connection, and return the workers that have answered so far."""
     with server.client(key) as client:
         assert client.get("/gizmos").status_code == 200
     return {line["pid"] for line in server.logs() if line["logger"] == "app.access"}
@@ -169,7 +169,7 @@ def answered(server: Server, key: str) -> set[int]:
 def test_a_collector_that_is_away_is_logged_once_and_once_that_it_is_back(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "0.5")  # less than it waits before it tries again
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "0.5")  # less than the delay before a retry
     collector = Collector()
     exporter = Exporter(Settings(otel_exporter_otlp_endpoint=collector.url))
     with TracerProvider(shutdown_on_exit=False).get_tracer("test").start_as_current_span("a span") as span:
@@ -196,7 +196,7 @@ def test_a_collector_that_is_away_slows_and_loses_no_request(
         "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
         "OTEL_EXPORTER_OTLP_TIMEOUT": "5",
         "OTEL_BSP_SCHEDULE_DELAY": "100",
-        "OTEL_BSP_MAX_QUEUE_SIZE": "20",  # so that it is soon full
+        "OTEL_BSP_MAX_QUEUE_SIZE": "20",  # so that it is full soon
         "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "10",
         "WEB_CONCURRENCY": "1",
     }
@@ -216,5 +216,5 @@ def test_a_collector_that_is_away_slows_and_loses_no_request(
 
 
 def complaints(server: Server) -> list[dict[str, Any]]:
-    """What the service has logged of the collector."""
+    """What the service has logged about the collector."""
     return [line for line in server.logs() if line["logger"].startswith("opentelemetry")]

@@ -1,6 +1,6 @@
-"""The floor: the same four answers from one ASGI function on the raw driver.
+"""The lower bound: the same four responses from one ASGI function on the bare driver.
 
-No routing, no validation, no keys, no logs; the same gunicorn, workers, tables and durability.
+It has no routing, validation, keys or logs, but the same gunicorn, workers, tables and durability.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ Receive = Callable[[], Awaitable[dict[str, Any]]]
 
 
 class Sqlite:
-    """One connection for reading and one for writing, each in a thread of its own."""
+    """One connection for reading and one for writing, each in its own thread."""
 
     async def open(self) -> None:
         path = URL.removeprefix("sqlite:///")

@@ -1,4 +1,4 @@
-"""Two of the service's tools on FastMCP and the raw driver: no keys, no metrics, no logs."""
+"""Two of the service's tools on FastMCP and the bare driver: no keys, no metrics, no logs."""
 
 import json
 from collections.abc import AsyncIterator

@@ -1,4 +1,4 @@
-"""What one would write in ten minutes, with FastAPI's tutorial on SQL databases at hand: SQLModel and synchronous routes."""
+"""A service as in FastAPI's tutorial on SQL databases, written in ten minutes: SQLModel and synchronous routes."""
 
 import os
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Issues, lists and revokes API keys from a shell, for which no admin key is needed."""
+"""Issues, lists and revokes API keys from a shell, without the admin key."""
 
 import argparse
 import asyncio
@@ -24,7 +24,7 @@ async def run(arguments: argparse.Namespace) -> None:
         settings.database_url.get_secret_value(), pool_size=1, through_pooler=settings.through_pooler
     )
     try:
-        await database.ping()  # says so where the migrations have not run
+        await database.ping()  # fails with a clear message if migrations have not run
         match arguments.command:
             case "issue":
                 data = ApiKeyCreate(name=arguments.name, read_only=arguments.read_only, expires_at=arguments.expires)

@@ -1,4 +1,4 @@
-"""The table of the keys."""
+"""The table of API keys."""
 
 from datetime import datetime
 
@@ -20,7 +20,7 @@ class ApiKey(Base):
     revoked_at: Mapped[datetime | None]
 
 
-# A name is free again once its key is revoked.
+# Revoking a key frees its name.
 Index(
     "uq_api_keys_active_name",
     ApiKey.name,

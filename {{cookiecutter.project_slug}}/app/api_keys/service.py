@@ -1,4 +1,4 @@
-"""What the service does with keys. Only their HMAC-SHA256 under `API_KEY_SECRET` is stored."""
+"""Operations on API keys. Only their HMAC-SHA256 under `API_KEY_SECRET` is stored."""
 
 import hashlib
 import hmac
@@ -20,7 +20,7 @@ from app.errors import Conflict, NotFound
 from app.web.authentication import Caller, InvalidCredential
 
 CACHE_SECONDS = 3.0
-"""How long a worker trusts what it read of a key: the longest that a revoked key still works."""
+"""How long a worker caches a key, and so how long a revoked key may still work."""
 INVALID = "This API key is not valid or was revoked; check it, or ask for a new one."
 
 _KEY = re.compile(r"key_([1-9][0-9]{0,17})_([A-Za-z0-9_-]{43})")
@@ -32,7 +32,7 @@ class ApiKeyNotFound(NotFound):
 
 
 def issue_api_key(session: WriteSession, data: ApiKeyCreate, secret: bytes) -> ApiKeyIssued:
-    """Raises: Conflict, if a key in use has the name."""
+    """Raises: Conflict, if an active key has this name."""
     token = secrets.token_urlsafe(32)
     row = ApiKey(**data.model_dump(), digest=_digest(token, secret))
     session.add(row)
@@ -58,7 +58,7 @@ def get_api_key(session: ReadSession, key_id: int) -> ApiKeyRead:
 
 
 def revoke_api_key(session: WriteSession, key_id: int) -> ApiKeyRead:
-    """Revoke a key; one that is revoked already keeps its time.
+    """Revoke a key. If it is already revoked, its `revoked_at` does not change.
 
     Raises: ApiKeyNotFound.
     """
@@ -80,7 +80,7 @@ class CachedKey(NamedTuple):
 
 
 class ApiKeyVerifier:
-    """Verifies keys; what it read of one is trusted for `CACHE_SECONDS`."""
+    """Verifies keys, and caches each for `CACHE_SECONDS`."""
 
     def __init__(self, database: Database, secret: bytes, now: Callable[[], datetime] = utc_now) -> None:
         self._database = database
@@ -89,7 +89,7 @@ class ApiKeyVerifier:
         self._cache: dict[int, CachedKey] = {}
 
     async def verify(self, credential: str) -> Caller:
-        """Whose key this is.
+        """Return the caller whose key this is.
 
         Raises: InvalidCredential.
         """
@@ -104,7 +104,7 @@ class ApiKeyVerifier:
         return Caller(stored.name, "API key", may_write=not stored.read_only)
 
     def forget(self, key_id: int) -> None:
-        """Read the key anew when it is used next: it was revoked."""
+        """Drop a revoked key from the cache."""
         self._cache.pop(key_id, None)
 
     async def _stored(self, key_id: int) -> StoredKey | None:

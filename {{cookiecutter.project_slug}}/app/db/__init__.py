@@ -1,1 +1,1 @@
-"""The database: connections, transactions, column types and migrations. It knows no feature."""
+"""The database: connections, transactions, column types and migrations. Independent of the features."""

@@ -9,7 +9,7 @@ from sqlalchemy.orm import DeclarativeBase
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """A point in time, in UTC on every database: SQLite stores no time zone and would return it without one."""
+    """A timestamp in UTC on every database: SQLite stores no time zone, so plain DateTime would return naive values."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
@@ -23,16 +23,16 @@ def utc_now() -> datetime:
 
 
 def enum_of(values: type[StrEnum]) -> Enum:
-    """Store the values, not Python's names, in a column that needs no migration when a value is added."""
+    """Store the enum's values rather than its names, in a column that needs no migration when a value is added."""
     return Enum(values, native_enum=False, length=20, values_callable=lambda members: [m.value for m in members])
 
 
-# SQLite numbers rows only in a column whose type is INTEGER.
+# SQLite generates ids only for columns of type INTEGER.
 Id = BigInteger().with_variant(Integer, "sqlite")
 
 
 class Base(DeclarativeBase):
     __table__: ClassVar[Table]
     type_annotation_map = {datetime: UtcDateTime}  # noqa: RUF012
-    # SQLite would otherwise give the id of a deleted row to the next one.
+    # Without this, SQLite may reuse the id of a deleted row.
     __table_args__: Any = {"sqlite_autoincrement": True}  # noqa: RUF012

@@ -2,7 +2,7 @@
 
 The function is a plain one whose first argument is a SQLAlchemy session. `read` gives it a session for queries, each of
 which is a transaction of its own; `write` gives it one transaction that commits when the function returns and rolls back
-when it raises. Return values, not rows: outside the function there is no session to load anything from.
+when it raises. Return plain values, not ORM objects: outside the function there is no session to load from.
 """
 
 import asyncio
@@ -19,30 +19,30 @@ from app.database_url import is_sqlite
 from app.errors import DatabaseUnavailable
 
 PING_TIMEOUT = 2.0
-"""Seconds within which a ready database answers."""
+"""Seconds within which a database that is ready must answer."""
 
 
 class ReadSession(Session):
-    """A session for queries. Functions that take one can be called from those that write as well."""
+    """A session for queries. Functions that take a ReadSession also accept a WriteSession."""
 
 
 class WriteSession(ReadSession):
-    """A session in a transaction. A type of its own, so that mypy refuses `database.read(a_function_that_writes)`."""
+    """A session in a transaction. A separate type, so that mypy rejects `database.read(a_function_that_writes)`."""
 
 
 @dataclass
 class Pool:
-    """What a process has only so much of, in numbers for monitoring. All are counted on the event loop, without a lock."""
+    """Usage of a limited resource, for monitoring. Updated only on the event loop, so it needs no lock."""
 
     name: str
     size: int
     users: int = 0
-    """Requests that use one, and those that wait for one."""
+    """Requests that use one or wait for one."""
     waits: int = 0
-    """How many had to wait: this and the next two begin again once they are published."""
+    """How many had to wait. This counter and the next two are reset when they are published."""
     wait_seconds: float = 0.0
     waits_given_up: int = 0
-    """Waits that ended with the request's time instead of a turn."""
+    """Waits that ended because the request timed out."""
 
     @property
     def in_use(self) -> int:
@@ -79,7 +79,7 @@ class Database(ABC):
     async def write[**P, T](
         self, work: Callable[Concatenate[WriteSession, P], T], /, *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        """Run a transaction; its result is returned once it is committed.
+        """Run a transaction, and return its result once it is committed.
 
         Raises:
             DatabaseUnavailable: the database cannot be reached or written.
@@ -92,19 +92,19 @@ class Database(ABC):
         """Check that the database answers and that migrations have run.
 
         Raises:
-            DatabaseUnavailable: it does not, or not within `PING_TIMEOUT` seconds.
+            DatabaseUnavailable: it does not answer within `PING_TIMEOUT` seconds, or migrations have not run.
         """
         await self.read_at_once(_read_version)
 
     async def read_at_once[T](self, work: Callable[[ReadSession], T]) -> T:
-        """Run queries for somebody who does not wait, such as a probe.
+        """Run queries for a caller that cannot wait, such as a probe.
 
         Raises:
             DatabaseUnavailable: it does not answer within `PING_TIMEOUT` seconds, or migrations have not run.
         """
         query = asyncio.create_task(self.read(work))
         try:
-            # Shielded, because to close a connection on which nothing answers takes seconds more.
+            # Shielded, because closing an unresponsive connection takes several more seconds.
             return await asyncio.wait_for(asyncio.shield(query), PING_TIMEOUT)
         except TimeoutError:
             raise DatabaseUnavailable(f"The database does not answer within {PING_TIMEOUT:.0f} s.") from None
@@ -119,7 +119,7 @@ def _read_version(session: ReadSession) -> None:
 
 
 def open_database(url: str, *, pool_size: int = 10, through_pooler: bool = False) -> Database:
-    """The database of a URL; it connects when it is first used. Only its own driver is imported."""
+    """The database at this URL. It connects on first use, and only the driver that it needs is imported."""
     if is_sqlite(url):
         from app.db.sqlite import SqliteDatabase
 
@@ -131,7 +131,7 @@ def open_database(url: str, *, pool_size: int = 10, through_pooler: bool = False
 
 
 def run_on_connection[T](url: str, work: Callable[[Connection], T]) -> T:
-    """Call a function with a connection of its own, without an event loop: for migrations and commands."""
+    """Call a function with a new connection, outside an event loop: for migrations and commands."""
     if is_sqlite(url):
         from app.db.sqlite import run_on_sqlite
 

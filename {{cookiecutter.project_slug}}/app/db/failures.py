@@ -1,4 +1,4 @@
-"""Tells an outage of the database, which is a 503, from a mistake in the service, which is a 500 with its traceback."""
+"""Distinguishes a database outage, which becomes a 503, from a bug in the service, a 500 with its traceback."""
 
 import logging
 import sqlite3
@@ -26,8 +26,8 @@ SQLITE_OUTAGES = frozenset(
         sqlite3.SQLITE_READONLY,
     }
 )
-# Classes and codes of PostgreSQL's appendix A: connections, authorization, resources, operators, the system; no such
-# database; a server that only reads, as after a failover; a conflict with another transaction.
+# Classes and codes from appendix A of PostgreSQL's manual: connection, authorization, resources, operator intervention,
+# system error; no such database; a read-only server, as after a failover; a conflict with another transaction.
 SQLSTATE_OUTAGES = ("08", "28", "53", "57", "58", "XX", "3D000", "25006", "40001", "40P01")
 
 NO_SUCH_STATEMENT = "26000"
@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 @contextmanager
 def translate_driver_errors() -> Iterator[None]:
-    """Raise `DatabaseUnavailable` for an outage, and log what the driver says. Any other error passes through."""
+    """Raise `DatabaseUnavailable` for an outage, and log the driver's message. Any other error passes through."""
     try:
         yield
     except (DBAPIError, PoolTimeoutError, OSError, sqlite3.Error) as error:
@@ -48,7 +48,7 @@ def translate_driver_errors() -> Iterator[None]:
 
 
 def outage(error: BaseException) -> str | None:
-    """What is wrong with the database, or None where the statement or the service is at fault."""
+    """What is wrong with the database, or None if the statement or the service is at fault."""
     cause = error.orig if isinstance(error, DBAPIError) else error
     if isinstance(cause, OSError):
         return cause.strerror or str(cause) or "no connection in time"
@@ -64,5 +64,5 @@ def outage(error: BaseException) -> str | None:
         return f"{reason}: behind a pooler in transaction mode, set DATABASE_POOLER=transaction"
     if state is not None:
         return reason if state.startswith(SQLSTATE_OUTAGES) else None
-    # asyncpg says so itself, without asking the server, when a connection is closed or cannot be used.
+    # asyncpg raises this itself, without asking the server, if a connection is closed or unusable.
     return reason if isinstance(error, DBAPIError) and error.connection_invalidated else None

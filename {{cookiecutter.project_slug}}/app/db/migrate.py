@@ -1,6 +1,6 @@
 """Bring the database's schema up to date: `python -m app.db.migrate`.
 
-Alembic is loaded where there is something to do: most starts find nothing, and it would take a tenth of them.
+Alembic is imported only if something is pending: mostly nothing is, and the import would take a tenth of a start.
 """
 
 import argparse
@@ -20,15 +20,15 @@ _STRING = re.compile("""["']([^"']+)["']""")
 
 
 class UnknownRevision(SystemExit):
-    """The database was migrated by another version of the service."""
+    """The database was migrated by a version of the service that this one does not know."""
 
 
 def migrate(settings: Settings) -> None:
-    """Run the migrations that are due. Several processes may do so at once: one works, the others wait for it.
+    """Run pending migrations. Several processes may call this at once: one migrates, and the others wait for it.
 
     Raises:
         SystemExit: the database cannot be reached or written.
-        UnknownRevision: the migrations here do not include the one that the database is at.
+        UnknownRevision: the database is at a revision that is not among the migrations here.
     """
     try:
         if not _is_up_to_date(settings):
@@ -44,19 +44,19 @@ def migrate(settings: Settings) -> None:
 def _is_up_to_date(settings: Settings) -> bool:
     try:
         return run_on_connection(settings.migration_url, _read_revisions) == _newest_revisions()
-    except DBAPIError:  # there is no table of the revisions yet
+    except DBAPIError:  # there is no alembic_version table yet
         return False
 
 
 def _read_revisions(connection: Connection) -> set[str]:
-    # Changed to what they are: a database that cannot be written would otherwise come to light with the first request.
+    # Updated to the same value: otherwise a read-only database would only be noticed by the first request.
     statement = text("UPDATE alembic_version SET version_num = version_num RETURNING version_num")
     with connection.begin():
         return set(connection.scalars(statement))
 
 
 def _newest_revisions() -> set[str]:
-    """Those that no other one follows. What this cannot read looks like work to do, and Alembic decides."""
+    """The heads, read without Alembic. If a file is not understood, migrations seem pending, and Alembic decides."""
     revisions: dict[str, set[str]] = {"revision": set(), "down_revision": set()}
     for file in (ROOT / "migrations" / "versions").glob("*.py"):
         for name, value in _ASSIGNMENT.findall(file.read_text(encoding="utf-8")):
@@ -72,7 +72,7 @@ def _upgrade(settings: Settings) -> None:
     config = Config(ROOT / "alembic.ini")
     config.attributes["settings"] = settings
     try:
-        command.upgrade(config, "heads")  # several, where two branches of the code each added one
+        command.upgrade(config, "heads")  # several, if two branches of the code each added one
     except CommandError as error:
         raise UnknownRevision(
             f"The database cannot be migrated: {error} ({settings.migration_target}). If another version of the service has "

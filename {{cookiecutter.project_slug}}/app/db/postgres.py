@@ -17,13 +17,13 @@ from app.db.failures import translate_driver_errors
 CONNECT_TIMEOUT = 10.0
 """Seconds for a new connection."""
 REST = 5.0
-"""Seconds without use after which a connection is tried before it is used: a firewall may have forgotten it."""
+"""Seconds of idleness after which a connection is tested before use: a firewall may have dropped it."""
 TRIAL_TIMEOUT = 1.0
-"""Seconds that the trial may take."""
+"""Seconds that the test may take."""
 
 
 def create_postgres_engine(url: str, *, pool_size: int = 5, through_pooler: bool = False) -> AsyncEngine:
-    """An engine for `parse_url(url)`; it connects when first used.
+    """An engine for `parse_url(url)`; it connects on first use.
 
     No prepared statement has a name, and each is parsed with its execution (`statement_cache_size=0`): on a server
     connection that a pooler shares, no process can ever run another one's statement.
@@ -34,9 +34,9 @@ def create_postgres_engine(url: str, *, pool_size: int = 5, through_pooler: bool
         connection = await asyncpg.connect(dsn, timeout=CONNECT_TIMEOUT, statement_cache_size=0)
         if not through_pooler:
             try:
-                # From its sixth use on, a prepared statement's generic plan would ignore the index of a text search.
+                # From a prepared statement's sixth use on, its generic plan would not use the text search index.
                 await connection.execute("SET plan_cache_mode = force_custom_plan")
-            except BaseException:  # a request that is given up at this moment would leave the connection open
+            except BaseException:  # if the request is cancelled here, the connection would be left open
                 connection.terminate()
                 raise
         return connection
@@ -47,7 +47,7 @@ def create_postgres_engine(url: str, *, pool_size: int = 5, through_pooler: bool
         pool_size=pool_size,
         max_overflow=0,
         pool_recycle=1800,
-        hide_parameters=True,  # an error that is logged shows its statement, but not the data in it
+        hide_parameters=True,  # a logged error shows the statement, but not its data
     )
 
     @event.listens_for(engine.sync_engine, "checkin")
@@ -57,7 +57,7 @@ def create_postgres_engine(url: str, *, pool_size: int = 5, through_pooler: bool
     @event.listens_for(engine.sync_engine, "checkout")
     def try_rested(connection: Any, record: Any, _proxy: object) -> None:
         if time.monotonic() - record.info.get("used", time.monotonic()) > REST and not connection.run_async(_answers):
-            # Whatever took this one took the others as well: all are replaced, without a trial of each.
+            # Whatever broke this connection broke the others too: replace them all, without testing each.
             raise InvalidatePoolError
 
     return engine
@@ -68,7 +68,7 @@ async def _answers(connection: asyncpg.Connection) -> bool:
         async with asyncio.timeout(TRIAL_TIMEOUT):
             await connection.execute("SELECT 1")
     except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
-        connection.terminate()  # to close it politely would take seconds more
+        connection.terminate()  # closing it properly would take several more seconds
         return False
     return True
 
@@ -87,7 +87,7 @@ def run_on_postgres[T](url: str, work: Callable[[Connection], T]) -> T:
 
 
 class Turns(asyncio.Semaphore):
-    """First come, first served: SQLAlchemy's own queue lets newcomers overtake, which ruins the slowest requests."""
+    """First come, first served. SQLAlchemy's own pool lets newcomers overtake, so the slowest requests get slower."""
 
     def __init__(self, pool: Pool) -> None:
         super().__init__(pool.size)
@@ -115,8 +115,8 @@ class Turns(asyncio.Semaphore):
 class PostgresDatabase(Database):
     def __init__(self, url: str, *, pool_size: int, through_pooler: bool) -> None:
         self.engine = create_postgres_engine(url, pool_size=pool_size, through_pooler=through_pooler)
-        # A query is one statement instead of BEGIN, SELECT, ROLLBACK. Behind a pooler, preparing and executing it must
-        # meet the same server connection, which only a transaction makes sure.
+        # With autocommit, a query is one statement instead of BEGIN, SELECT, ROLLBACK. Behind a pooler, preparing and
+        # executing it must use the same server connection, which only a transaction guarantees.
         reads = self.engine if through_pooler else self.engine.execution_options(isolation_level="AUTOCOMMIT")
         self._reads = async_sessionmaker(reads, expire_on_commit=False, sync_session_class=ReadSession)
         self._writes = async_sessionmaker(self.engine, expire_on_commit=False, sync_session_class=WriteSession)

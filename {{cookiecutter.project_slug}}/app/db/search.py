@@ -1,4 +1,4 @@
-"""Text search: which rows hold a text, whatever its case. Wildcards in it are plain text."""
+"""Case-insensitive text search. Wildcards in the text have no special meaning."""
 
 from typing import Any
 
@@ -6,16 +6,16 @@ from sqlalchemy import ColumnElement, SQLColumnExpression, or_, text
 
 
 def contains(query: str, *columns: SQLColumnExpression[Any]) -> ColumnElement[bool]:
-    """Whether at least one of the columns holds the text."""
+    """Whether at least one of the columns contains the text."""
     return or_(*(column.icontains(query, autoescape=True) for column in columns))
 
 
 def create_search_index(table: str, *columns: str) -> None:
-    """In a migration: let PostgreSQL find rows by trigrams instead of reading all of them.
+    """For migrations: index the columns so that PostgreSQL finds rows by trigrams instead of reading all of them.
 
-    Needs its extension pg_trgm, which every distribution and provider has; a server without it gets no index.
+    Needs the extension pg_trgm, which every distribution and provider has; without it, no index is created.
     """
-    from alembic import op  # the service, which searches, does without
+    from alembic import op  # imported here because the service, which only searches, does not need Alembic
 
     connection = op.get_bind()
     if connection.dialect.name != "postgresql":

@@ -1,7 +1,7 @@
-"""SQLite: queries in threads beside the event loop, and one thread that writes.
+"""SQLite: several threads run queries, and one thread makes all changes.
 
-Changes that wait for the writer are committed together: one fsync for all of them instead of one for each. Each is
-answered after the commit, and one that fails takes no other with it.
+Changes that wait for the writer are committed together, with one fsync for all. Each caller gets its result after the
+commit, and a change that fails does not affect the others.
 """
 
 import asyncio
@@ -27,21 +27,22 @@ from app.db.failures import translate_driver_errors
 from app.files import create_private
 
 LOCK_TIMEOUT = 15.0
-"""Seconds that a writer waits for the file's lock, which another process may hold."""
+"""Seconds that a writer waits for the file lock, which another process may hold."""
 RETRY_LOCK_AFTER = 0.0005
-"""Seconds."""
+"""Seconds between two attempts."""
 READERS = 4
-"""Threads for queries: more of them would only contend for the interpreter."""
+"""Threads for queries: more would only contend for the interpreter lock."""
 CHECK_EVERY = 100_000
-"""Instructions of SQLite's, some milliseconds of work."""
+"""Virtual machine instructions of SQLite, a few milliseconds of work."""
 COMMITTED_TOGETHER = 64
-"""Changes, at most: those that come later should not wait for a long row of others."""
+"""At most this many changes, so that the next ones do not wait long."""
 
 
 def create_sqlite_engine(url: str, *, pool_size: int = 5) -> Engine:
-    """Creates the file, which is private, and its folder; WAL, for readers beside a writer; fsync at each commit; a
-    transaction that writes takes the write lock before its first read, for two that read first and write then would lose
-    updates.
+    """An engine that creates the file (readable by its owner alone) and its folder, and calls fsync at each commit.
+
+    WAL mode lets readers work while another connection writes. A transaction that writes takes the write lock before
+    its first read: two that read first and then write could lose updates.
     """
     parsed = parse_url(url)
     file = Path(str(parsed.database))
@@ -49,7 +50,7 @@ def create_sqlite_engine(url: str, *, pool_size: int = 5) -> Engine:
         parsed,
         pool_size=pool_size,
         max_overflow=0,
-        hide_parameters=True,  # an error that is logged shows its statement, but not the data in it
+        hide_parameters=True,  # a logged error shows the statement, but not its data
         connect_args={"check_same_thread": False},
     )
 
@@ -57,13 +58,13 @@ def create_sqlite_engine(url: str, *, pool_size: int = 5) -> Engine:
     def make_file(*_arguments: object) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         if not file.exists():
-            with suppress(OSError):  # of which SQLite says more, or another process was faster
+            with suppress(OSError):  # SQLite reports this better, or another process created it first
                 create_private(file)
 
     @event.listens_for(engine, "connect")
     def configure(connection: sqlite3.Connection, _record: object) -> None:
-        connection.isolation_level = None  # the driver sends no BEGIN of its own
-        connection.create_function("lower", 1, _lower, deterministic=True)  # SQLite's own knows ASCII alone
+        connection.isolation_level = None  # the driver must not send BEGIN itself
+        connection.create_function("lower", 1, _lower, deterministic=True)  # SQLite's own handles only ASCII
         try:
             _wait_for_lock(connection, "PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL").close()
@@ -79,7 +80,7 @@ def create_sqlite_engine(url: str, *, pool_size: int = 5) -> Engine:
 
     @event.listens_for(engine, "commit")
     def check(connection: Connection) -> None:
-        """A full disk or an interrupt rolls back the whole transaction, and the driver's `commit` would not say so."""
+        """Fail if SQLite rolled back, as after an interrupt or on a full disk: the driver's `commit` would succeed."""
         reads_only = connection.get_execution_options().get("reads_only")
         if not reads_only and not _driver_connection(connection).in_transaction:
             raise sqlite3.OperationalError("the transaction was rolled back")
@@ -98,10 +99,11 @@ def _driver_connection(connection: Connection) -> sqlite3.Connection:
 
 
 def _wait_for_lock(connection: sqlite3.Connection, statement: str) -> None:
-    """Execute a statement that takes the file's lock, for which SQLite's own `busy_timeout` is not enough.
+    """Execute a statement that takes the file lock, waiting for it in short steps.
 
-    It sleeps for up to 100 ms between attempts, while the other process commits and begins again: its requests would be
-    answered, and ours wait for half a second. Two processes that switch a new file to WAL it does not wait for at all.
+    SQLite's own `busy_timeout` sleeps for up to 100 ms between attempts, in which another process may commit and begin
+    again many times: our requests would wait for half a second. And while another process switches a new file to WAL
+    mode, it does not wait at all.
     """
     deadline = time.monotonic() + LOCK_TIMEOUT
     connection.execute("PRAGMA busy_timeout = 0").close()
@@ -111,7 +113,7 @@ def _wait_for_lock(connection: sqlite3.Connection, statement: str) -> None:
                 connection.execute(statement).close()
                 return
             except sqlite3.OperationalError as error:
-                is_busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY  # the other bits say what keeps it busy
+                is_busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY  # higher bits say why it is busy
                 if not is_busy or time.monotonic() > deadline:
                     raise
                 time.sleep(RETRY_LOCK_AFTER)
@@ -129,21 +131,21 @@ def run_on_sqlite[T](url: str, work: Callable[[Connection], T]) -> T:
 
 
 class Interruptible:
-    """What runs in a thread, for a caller that may give up: its deadline has passed, or the service stops."""
+    """Work in a thread that can be interrupted because its caller timed out or the service is stopping."""
 
     def __init__(self) -> None:
         self._lock = Lock()
         self._connection: sqlite3.Connection | None = None
         self._given_up = False
         self.begun: float | None = None
-        """When its turn came, as `time.perf_counter` counts."""
+        """When it began, by `time.perf_counter`."""
 
     def begin(self, connection: Connection) -> None:
         raw = _driver_connection(connection)
         with self._lock:
             self._connection = raw
             self.begun = time.perf_counter()
-        # `interrupt` ends the statement that runs, and this one that begins after it.
+        # `interrupt` ends only the statement that is running; this ends those that begin later.
         raw.set_progress_handler(lambda: self._given_up, CHECK_EVERY)
 
     def end(self) -> None:
@@ -173,9 +175,9 @@ class SqliteDatabase(Database):
         self._reads = sessionmaker(
             self.engine.execution_options(reads_only=True), class_=ReadSession, expire_on_commit=False
         )
-        # Threads and connections are made when they are first needed: after gunicorn has forked its workers.
+        # Threads and connections are created on first use, which is after gunicorn has forked its workers.
         self._readers = ThreadPoolExecutor(readers, "sqlite-reader")
-        # Results take memory: no more are read ahead than the event loop takes.
+        # Results take memory: no more are read ahead than the event loop can take.
         self._read_slots = asyncio.Semaphore(2 * readers)
         self._writer = ThreadPoolExecutor(1, "sqlite-writer")
         self._waiting: deque[Change] = deque()
@@ -188,7 +190,7 @@ class SqliteDatabase(Database):
     ) -> T:
         running = Interruptible()
         work_of = partial(self._query, running, lambda session: work(session, *args, **kwargs))
-        # To the thread as well belong the ids of the request and of its trace.
+        # The copied context takes the ids of the request and its trace to the thread.
         query = partial(self._readers.submit, copy_context().run, work_of)
         return await _result(query, running, self._reader_pool, self._read_slots)
 
@@ -216,7 +218,7 @@ class SqliteDatabase(Database):
                 running.end()
 
     def _commit_waiting(self) -> None:
-        """Runs once for each change; the first of those that wait commits them all, and the others find none."""
+        """Runs once for each change: the first run commits all changes that wait, and the next ones find none."""
         waiting = [self._waiting.popleft() for _ in range(min(len(self._waiting), COMMITTED_TOGETHER))]
         changes = [change for change in waiting if change.future.set_running_or_notify_cancel()]
         if not changes:
@@ -232,7 +234,7 @@ class SqliteDatabase(Database):
 
     @staticmethod
     def _apply(change: Change, connection: Connection) -> Callable[[], None]:
-        """Make one change, in a savepoint; returns what tells its caller, once it is committed."""
+        """Make one change in a savepoint, and return a function that delivers the result once it is committed."""
         change.running.begin(connection)
         try:
             with (

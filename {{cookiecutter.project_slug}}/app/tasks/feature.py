@@ -1,4 +1,4 @@
-"""What tasks add to the service."""
+"""The feature: its routes and tools."""
 
 from app.db.database import Database
 from app.tasks.rest import tasks_router

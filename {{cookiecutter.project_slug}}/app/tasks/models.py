@@ -1,4 +1,4 @@
-"""The table of the tasks."""
+"""The table of tasks."""
 
 from datetime import date, datetime
 from enum import StrEnum

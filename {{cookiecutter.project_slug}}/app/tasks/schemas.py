@@ -9,7 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstr
 from app.tasks.models import Priority, Status
 from app.web.schemas import MAX_ID, ONLY_DIGITS, Input, Page, not_sent
 
-# PostgreSQL cannot store NUL in a text.
+# PostgreSQL cannot store NUL characters.
 Title = Annotated[
     str,
     StringConstraints(strip_whitespace=True, min_length=1, max_length=200, pattern=r"^[^\x00]*[^\s\x00][^\x00]*$"),
@@ -23,8 +23,8 @@ Description = Annotated[
 
 
 def _only_iso(value: object) -> object:
-    """Without this, numbers and points in time would pass for days."""
-    if type(value) is date:  # checked before, as the argument of a tool
+    """Reject numbers and timestamps, which Pydantic would convert to dates."""
+    if type(value) is date:  # already validated, as the argument of a tool
         return value
     if not isinstance(value, str) or not re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", value):
         raise ValueError("must be a day such as 2030-12-31")

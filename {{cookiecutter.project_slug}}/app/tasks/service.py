@@ -1,4 +1,4 @@
-"""What the service does with tasks. REST and MCP both call this, so that both behave the same."""
+"""Operations on tasks. REST and MCP both call these functions, so both behave the same."""
 
 from sqlalchemy import bindparam, delete, insert, select, update
 
@@ -8,7 +8,7 @@ from app.errors import NotFound
 from app.tasks.models import Status, Task
 from app.tasks.schemas import TaskCreate, TaskPage, TaskRead, TaskUpdate
 
-# Rows of columns, by statements that are built once: objects of the ORM, and a statement for each call, cost half as much again.
+# Built once, and selecting columns: with ORM objects and a new statement per call, reads would cost 50 % more.
 TASKS = Task.__table__
 WITH_ID = TASKS.c.id == bindparam("task_id")
 CREATE = insert(TASKS).returning(TASKS)
@@ -43,7 +43,7 @@ def list_tasks(
     limit: int = 50,
     cursor: int | None = None,
 ) -> TaskPage:
-    """Newest first. A page begins below the id `cursor`, so tasks created meanwhile neither shift nor repeat any."""
+    """Newest first. A page begins below the id `cursor`, so tasks that are created meanwhile do not shift pages."""
     statement = LIST.limit(limit + 1)
     if status is not None:
         statement = statement.where(TASKS.c.status == status)

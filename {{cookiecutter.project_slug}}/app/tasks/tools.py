@@ -1,4 +1,4 @@
-"""Tasks over MCP: the same use cases as tools for AI assistants."""
+"""Tasks over MCP: the same operations as tools for AI assistants."""
 
 from app.db.database import Database
 from app.tasks import service
@@ -9,7 +9,7 @@ from app.web.tools import ADDS, NOT_SENT, READS, REPLACES, SETS, ToolServer, com
 
 INSTRUCTIONS = "Tasks: ids come from list_tasks or create_task; due dates are days such as 2030-12-31."
 
-# A list is for choosing: get_task has the rest.
+# A list is for choosing: get_task returns the rest.
 DETAILS = {"items": {"__all__": {"description", "created_at", "updated_at"}}}
 
 

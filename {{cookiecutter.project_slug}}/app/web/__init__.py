@@ -1,1 +1,1 @@
-"""What both ports share: middleware, authentication, errors, probes and the MCP server. Independent of the features."""
+"""Shared by both ports: middleware, authentication, errors, probes and the MCP server. Independent of the features."""

@@ -16,7 +16,7 @@ from app.web.problems import REGISTRATION_PATH
 
 READING_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 AUTHORIZATION_SERVER = frozenset({"/authorize", REGISTRATION_PATH, "/token"})
-"""Where clients expect one that says nothing of itself below `/.well-known/`."""
+"""Paths that clients try at an authorization server that publishes no metadata."""
 
 AS_HEADER = "as `X-API-Key: KEY` or `Authorization: Bearer KEY`"
 
@@ -24,21 +24,21 @@ AS_HEADER = "as `X-API-Key: KEY` or `Authorization: Bearer KEY`"
 @dataclass(frozen=True)
 class Caller:
     name: str
-    """Whose key it is, or the subject of the token."""
+    """The name of the key, or the subject of the token."""
     credential: Literal["API key", "access token"]
     may_write: bool
 
 
 current_caller: ContextVar[Caller] = ContextVar("current_caller")
-"""Who sent the request that is being answered."""
+"""Who sent the current request."""
 
 
 class InvalidCredential(Exception):
-    """Answered with 401; the text is written for the caller."""
+    """Becomes a 401; the text is meant for the caller."""
 
 
 class InsufficientScope(Exception):
-    """Answered with 403; the text is written for the caller."""
+    """Becomes a 403; the text is meant for the caller."""
 
     def __init__(self, text: str, scope: str) -> None:
         super().__init__(text)
@@ -47,17 +47,17 @@ class InsufficientScope(Exception):
 
 class Verifier(Protocol):
     async def verify(self, credential: str) -> Caller:
-        """Whose credential this is.
+        """Return the caller whose credential this is.
 
         Raises: InvalidCredential, InsufficientScope.
         """
 
 
 class AuthenticationMiddleware:
-    """401 unless the request carries a service key, or the admin key below `admin_path`; 403 if it may not do this.
+    """401 unless the request carries a service key, or the admin key below `admin_path`; 403 if it is not permitted.
 
-    With `tokens`, access tokens are accepted as well, and `challenge` tells clients how to get one. `checks_methods`
-    says that the method tells whether a request writes, as in REST. Over MCP each tool does.
+    With `tokens`, access tokens are accepted as well, and `challenge` tells clients how to get one. With
+    `checks_methods`, the HTTP method determines whether a request writes, as in REST. In MCP, that depends on the tool.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class AuthenticationMiddleware:
             return await verifier.verify(credential)
         except InvalidCredential as error:
             if path in AUTHORIZATION_SERVER or "/.well-known/" in path:
-                # Where a client looks for OAuth, a 401 makes it wait for a login that nobody can make.
+                # If a client that looks for OAuth gets a 401, it waits for a login that nobody can make.
                 detail = f"There is nothing at {path}." if self._tokens else f"There is no OAuth here. {error}"
                 raise NotFound(detail) from None
             named = {} if credential is None else {"error": "invalid_token"}
@@ -135,7 +135,7 @@ class AuthenticationMiddleware:
         request_notes.get({}).update({"credential": "admin key"})
 
     def _refusal(self, status: int, detail: str, **parameters: str) -> HTTPException:
-        """With the challenge of RFC 6750, which says more where access tokens are accepted."""
+        """An error with the challenge of RFC 6750, which has more parameters if access tokens are accepted."""
         named = {**parameters, **self._challenge} if self._challenge else {}
         challenge = "Bearer " + ", ".join(f'{name}="{value}"' for name, value in named.items())
         headers = {"WWW-Authenticate": challenge.rstrip()} if status == 401 or named else None
@@ -143,7 +143,7 @@ class AuthenticationMiddleware:
 
 
 def credential_of(headers: Headers) -> str | None:
-    """The key or token; an empty one, such as a variable that is not set leaves, is none."""
+    """The key or token. An empty one counts as none: a client may have filled it in from an unset variable."""
     if (key := headers.get("x-api-key")) is not None:
         return key.strip() or None
     scheme, _, credentials = headers.get("authorization", "").partition(" ")

@@ -1,7 +1,7 @@
-"""Limits of connections that uvicorn does not have: the size of headers, the time for them, what readers leave unread, and
-their number in all.
+"""Connection limits that uvicorn lacks: the size of headers and the time to send them, unread responses, and the total
+number of connections.
 
-What is refused or closed here is counted in `http_connections_closed_total`.
+`http_connections_closed_total` counts the connections that are closed here.
 """
 
 import asyncio
@@ -16,13 +16,15 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from app.web.metrics import CONNECTIONS_CLOSED
 
 UNSENT_IN_SYSTEM = 65_536
-"""Bytes of a connection that the system keeps before they are sent."""
+"""Unsent bytes that the kernel buffers for each connection."""
 
 
 class LimitedHttpProtocol(HttpToolsProtocol):
-    """A request's line and headers may have `max_header_bytes` and take `patience` seconds, and an answer's reader may
-    make no progress for as long. Of more than `max_connections` in a worker, the one that has been idle longest is closed;
-    of readers that leave more than `max_unsent_bytes` unread together, the one that has read nothing for longest.
+    """A request line and its headers may have at most `max_header_bytes` and take `patience` seconds to arrive. A
+    client that reads nothing of its response for `patience` seconds is disconnected.
+
+    If a worker has more than `max_connections`, it closes the one that has been idle longest. If more than
+    `max_unsent_bytes` in total are unread, it closes the connection that has read nothing for longest.
     """
 
     max_header_bytes: ClassVar[int] = 65_536
@@ -31,13 +33,13 @@ class LimitedHttpProtocol(HttpToolsProtocol):
     patience: ClassVar[float] = 20.0
 
     _unread: ClassVar[dict["LimitedHttpProtocol", None]] = {}
-    """Those whose reader is behind, in the order in which they became so."""
+    """Connections whose clients have fallen behind in reading, in the order in which they did."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._header_bytes = 0
         self._headers_begun: float | None = None
-        """When the request began whose headers are not complete; None while there is no such request."""
+        """When the request began whose headers are still incomplete, or None."""
         self._unsent = 0
         self._last_progress = time.monotonic()
         self._timer: TimerHandle | None = None
@@ -46,7 +48,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         connection = transport.get_extra_info("socket")
         if connection.family != socket.AF_UNIX:
-            # Else the system takes megabytes for a reader that takes none, which nobody here would see or count.
+            # Otherwise the kernel buffers megabytes for a client that does not read, which we could not see or count.
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_IN_SYSTEM)
         self._headers_begun = self._last_progress = time.monotonic()
         self._timer = self.loop.call_later(self.patience / 4, self._watch)
@@ -62,7 +64,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
     def pause_writing(self) -> None:
         super().pause_writing()
         self._unread[self] = None
-        # One alone may have an answer of any size.
+        # A single connection may have a response of any size.
         while len(self._unread) > 1 and sum(map(self._unsent_bytes, self._unread)) > self.max_unsent_bytes:
             min(self._unread, key=lambda each: each._last_progress)._give_up("not_read")
 
@@ -79,7 +81,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         if self._headers_begun is not None:
             self._header_bytes += len(data)
         super().data_received(data)
-        # A line without an end never becomes a header.
+        # A header line that never ends does not reach `on_header`.
         if self._headers_begun is not None and self._header_bytes > self.max_header_bytes:
             self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "large_headers")
 
@@ -92,7 +94,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self._count(len(url))
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        super().on_header(name, value.rstrip(b" \t"))  # httptools cuts off the blanks before it alone
+        super().on_header(name, value.rstrip(b" \t"))  # httptools strips only leading blanks
         self._count(len(name) + len(value))
 
     def on_headers_complete(self) -> None:
@@ -100,14 +102,14 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         super().on_headers_complete()
 
     def send_400_response(self, msg: str) -> None:
-        if not self.transport.is_closing():  # it was refused already
+        if not self.transport.is_closing():  # not refused already
             super().send_400_response(msg)
 
     def _count(self, size: int) -> None:
         self._size += size
         if self._size > self.max_header_bytes:
             self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "large_headers")
-            raise ValueError  # which ends the parsing
+            raise ValueError  # ends the parsing
 
     def _is_idle(self) -> bool:
         return self.cycle is None or (self.cycle.response_complete and not self.pipeline)
@@ -140,7 +142,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         CONNECTIONS_CLOSED.labels(reason).inc()
         self._unread.pop(self, None)
         if self.cycle is not None:
-            self.cycle.disconnected = True  # uvloop would raise at what is written before it says that this is closed
+            self.cycle.disconnected = True  # uvloop would raise on writes before it reports the close
         self.transport.abort()
 
     def _refuse(self, status: HTTPStatus, reason: str) -> None:

@@ -1,4 +1,4 @@
-"""The pages /docs and /redoc and everything they load: they work offline, and run no other scripts."""
+"""The pages /docs and /redoc with all their files: they work offline and run no scripts from elsewhere."""
 
 from base64 import b64encode
 from hashlib import sha256
@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.staticfiles import StaticFiles
 
-# Addresses are relative: a proxy may serve the pages below any path.
+# URLs are relative, because a proxy may serve the pages below any path.
 SWAGGER_UI = """
 <link rel="stylesheet" href="docs/swagger-ui.css">
 <div id="swagger-ui"></div>
@@ -25,11 +25,11 @@ REDOC = """
 <script src="docs/redoc.standalone.js"></script>
 """
 OWN_FILES = {
-    # The validator is a service on the internet.
+    # The validator is an online service.
     "/docs/start.js": """
 SwaggerUIBundle({url: "openapi.json", dom_id: "#swagger-ui", deepLinking: true, validatorUrl: null});
 """,
-    # The logo of ReDoc is on the internet.
+    # ReDoc's logo would be loaded from the internet.
     "/docs/redoc.css": """
 body { margin: 0 }
 img[src^="https://cdn.redoc.ly/"] { display: none }
@@ -42,9 +42,9 @@ DOCS_PATHS = frozenset({"/docs", "/redoc", "/openapi.json", *OWN_FILES, *PACKAGE
 POLICY = {
     "default-src": "'none'",
     "script-src": "'self'",
-    "worker-src": "blob:",  # in which ReDoc searches
-    # ReDoc adds elements for its styles that are empty at first: this is the hash of nothing. Those of its own scrollbars are
-    # not, and stay out.
+    "worker-src": "blob:",  # for ReDoc's search
+    # ReDoc adds style elements that are empty at first, of which this is the hash. The styles of its scrollbars are not
+    # empty, and are blocked.
     "style-src": f"'self' 'sha256-{b64encode(sha256().digest()).decode()}'",
     "img-src": "'self' data:",
     "connect-src": "'self'",
@@ -62,7 +62,7 @@ HEADERS = {
 
 
 def docs_router(title: str) -> APIRouter:
-    packaged_files = StaticFiles(directory=PACKAGED_FILES)  # answers 304 where a browser has the file
+    packaged_files = StaticFiles(directory=PACKAGED_FILES)  # answers 304 if the browser has the file
 
     async def swagger_ui(_request: Request) -> Response:
         return _page(title, SWAGGER_UI)

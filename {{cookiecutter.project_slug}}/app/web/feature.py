@@ -1,4 +1,4 @@
-"""What a feature adds to the service."""
+"""What a feature consists of."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -17,4 +17,4 @@ class Feature:
     instructions: str
     """What an assistant should know before it calls one of the tools."""
     read_metrics: Callable[[ReadSession], Iterable[Metric]] | None = None
-    """Queries whose results `/metrics` shows beside the service's own; they run each time that it is asked."""
+    """Queries for further metrics; they run on each request of `/metrics`."""

@@ -1,6 +1,6 @@
-"""What the container's health check runs: `python -m app.web.healthcheck PORT MCP_PORT` fails unless both answer 200.
+"""The container's health check: `python -m app.web.healthcheck PORT MCP_PORT` fails unless both ports answer 200.
 
-The arguments are the default ports. It reads the environment by itself, as to import the settings would take a second.
+The arguments are the default ports. It reads the environment itself: importing the settings would take a second.
 """
 
 import os
@@ -8,7 +8,7 @@ import sys
 from http.client import HTTPConnection, HTTPException
 
 TIMEOUT = 4.0
-"""Seconds that a port may take; for both it must stay below the time that the Dockerfile allows."""
+"""Seconds per port. Twice this must be less than the timeout in the Dockerfile."""
 
 TRUE = ("1", "true", "t", "yes", "y", "on")
 

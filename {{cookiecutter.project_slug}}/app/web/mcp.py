@@ -42,7 +42,7 @@ def create_mcp_server(features: Sequence[Feature]) -> ToolServer:
 
 
 async def hide_what_there_is_not(context: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
-    """The library advertises prompts and resources although there are none, and answers with a traceback in the log."""
+    """Hide prompts and resources: the library advertises them although there are none, and fails if asked."""
     if context.method.startswith(("prompts/", "resources/")):
         raise MCPError(METHOD_NOT_FOUND, f"This server has tools only: there is no {context.method}.")
     result = await call_next(context)
@@ -64,10 +64,10 @@ def create_mcp_app(server: ToolServer, settings: Settings) -> ASGIApp:
         stateless_http=True,
         json_response=True,
         max_request_body_size=settings.max_body_bytes,
-        # Checked below: the library would take any host that begins with an allowed one: `localhost:1.evil.example`.
+        # Checked below: the library would accept any host that starts with an allowed one: `localhost:1.evil.example`.
         transport_security=TransportSecuritySettings(enable_dns_rebinding_protection=False),
     )
-    # Instead of the app that this made: around the manager, it has only a router and middleware with nothing to do here.
+    # Used instead of the app that this created, which adds only a router and middleware that have nothing to do here.
     answer = ToolCalls(server.session_manager)
 
     metadata = metadata_app(settings.oauth, TITLE) if settings.oauth else None
@@ -83,7 +83,7 @@ def create_mcp_app(server: ToolServer, settings: Settings) -> ASGIApp:
         if path != PATH:
             raise NotFound(f"There is nothing at {path}; MCP is at {PATH}.")
         if scope["method"] != "POST":
-            # The library would hold a GET open for ever, waiting for events that a stateless server never has.
+            # The library would keep a GET open forever, waiting for events that a stateless server never sends.
             raise HTTPException(405, "MCP takes POST only.", headers={"Allow": "POST"})
         headers = Headers(scope=scope)
         if not _names_one_of(settings.mcp_allowed_hosts, headers.getlist("host")):
@@ -96,13 +96,13 @@ def create_mcp_app(server: ToolServer, settings: Settings) -> ASGIApp:
 
 
 def _names_one_of(allowed: Sequence[str], host_headers: Sequence[str]) -> bool:
-    """Whether there is one Host header, with an allowed name and any port."""
+    """Whether there is exactly one Host header, with an allowed name and any port."""
     match = _HOST.fullmatch(host_headers[0]) if len(host_headers) == 1 else None
     return match is not None and match[1].lower() in allowed
 
 
 def _is_allowed(origin: str, settings: Settings) -> bool:
-    """In development, pages of this machine may call as well, such as those of MCP Inspector."""
+    """Whether pages of this origin may call. In development, those on this machine may, such as MCP Inspector."""
     if origin in settings.cors_origins:
         return True
     if settings.environment == "production" or not origin.startswith("http://"):

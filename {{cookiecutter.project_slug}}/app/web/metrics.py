@@ -1,4 +1,4 @@
-"""Prometheus metrics that are correct with several workers: each writes files, and any of them adds up the files of all."""
+"""Prometheus metrics of all workers: each worker writes files, and the one that is asked adds up those of all."""
 
 import asyncio
 import os
@@ -31,7 +31,7 @@ TOOL_DURATION = Histogram(
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
 )
 
-# Of PostgreSQL there is one pool, `connections`; of SQLite `readers`, which are threads, and the one `writer`.
+# PostgreSQL has one pool, `connections`; SQLite has `readers`, which are threads, and one `writer`.
 POOL_SIZE = Gauge("db_pool_size", "How many there are in the pool", ["pool"], multiprocess_mode="livesum")
 POOL_IN_USE = Gauge(
     "db_pool_in_use", "How many are in use, at most a second ago", ["pool"], multiprocess_mode="livesum"
@@ -44,15 +44,15 @@ POOL_WAIT_SECONDS = Counter("db_pool_wait_seconds", "Time that they waited", ["p
 POOL_WAITS_GIVEN_UP = Counter("db_pool_waits_given_up", "Requests whose time ended while they waited", ["pool"])
 
 PUBLISH_EVERY = 1.0
-"""Seconds. To write at each query what other processes can read would cost each request some microseconds."""
+"""Seconds. Publishing after each query instead would cost each request several microseconds."""
 
 
 class AllWorkers(MultiProcessCollector):
     def collect(self) -> Iterable[Metric]:
         files = []
         for file in Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]).glob("*.db"):
-            with suppress(FileNotFoundError):  # its worker has just ended
-                # A worker that is killed as it begins a file leaves it empty, and the library could read none any more.
+            with suppress(FileNotFoundError):  # the worker has just ended
+                # A worker that is killed while creating a file leaves it empty, and the library would fail on it.
                 if file.stat().st_size > 0:
                     files.append(str(file))
         return self.merge(files, accumulate=True)  # type: ignore[no-any-return, no-untyped-call]
@@ -67,18 +67,18 @@ class Given(Collector):
 
 
 def render(from_database: Iterable[Metric] = ()) -> bytes:
-    """The metrics of all workers in Prometheus's text format, and these."""
+    """The metrics of all workers and those given, in Prometheus's text format."""
     others = CollectorRegistry()
     others.register(Given(from_database))
     if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
-        return generate_latest() + generate_latest(others)  # one process, such as a test or a debugger
+        return generate_latest() + generate_latest(others)  # a single process, such as a test or a debugger
     registry = CollectorRegistry()
     AllWorkers(registry)  # type: ignore[no-untyped-call]
     return generate_latest(registry) + generate_latest(others)
 
 
 def publish(pools: Sequence[Pool]) -> None:
-    """Write what the pools of this process have counted to where any worker finds it."""
+    """Write the counts of this process's pools to where every worker can read them."""
     for pool in pools:
         POOL_SIZE.labels(pool.name).set(pool.size)
         POOL_IN_USE.labels(pool.name).set(pool.in_use)
@@ -91,7 +91,7 @@ def publish(pools: Sequence[Pool]) -> None:
 
 @asynccontextmanager
 async def publishing(pools: Sequence[Pool]) -> AsyncIterator[None]:
-    """Publish again and again until the end of the block."""
+    """Publish every `PUBLISH_EVERY` seconds until the end of the block."""
 
     async def publish_again() -> None:
         while True:

@@ -1,4 +1,4 @@
-"""The middleware of both ports, as plain ASGI classes: BaseHTTPMiddleware would cost each request 100 us per layer."""
+"""The middleware of both ports, as plain ASGI classes: each BaseHTTPMiddleware would cost a request 100 us."""
 
 import asyncio
 import logging
@@ -18,26 +18,26 @@ from app.web.metrics import DURATION, IN_PROGRESS, REQUESTS
 from app.web.problems import ProblemResponse, problem, problem_for
 
 LARGE_BODY = 65_536
-"""Bytes from which on a body is a large one: uvicorn reads about as many ahead."""
+"""Bodies of at least this many bytes are large; uvicorn reads about as many ahead."""
 LARGE_BODIES = 8
-"""Of large ones, how many may be in memory at once, on each port of a worker."""
+"""How many large bodies each port of a worker may have in memory at once."""
 
 logger = logging.getLogger("app.access")
 
-# An arbitrary word is a method too; each that became a label would be a new time series.
+# Any word can be sent as a method, and each one that became a label would add a time series.
 _METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"})
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 def with_middleware(app: ASGIApp, middleware: Sequence[Middleware]) -> ASGIApp:
-    """The app inside the middleware, of which the first is the outermost."""
+    """Wrap the app in middleware, of which the first is the outermost."""
     for layer in reversed(middleware):
         app = layer.cls(app, *layer.args, **layer.kwargs)
     return app
 
 
 class DispatchByPort:
-    """Send a request to the app of the port that accepted it, which no header can change."""
+    """Send a request to the app of the port that accepted it, whatever its headers say."""
 
     def __init__(self, rest: ASGIApp, mcp: ASGIApp, *, mcp_port: int) -> None:
         self._rest = rest
@@ -51,7 +51,7 @@ class DispatchByPort:
 
 
 class DispatchByPath:
-    """On platforms that give a service one port: MCP is at its paths, and everything else is REST."""
+    """For platforms that give a service one port: send MCP's paths to MCP, and everything else to REST."""
 
     def __init__(self, rest: ASGIApp, mcp: ASGIApp, *, mcp_paths: Collection[str]) -> None:
         self._rest = rest
@@ -64,7 +64,7 @@ class DispatchByPath:
 
 
 class RequestIdMiddleware:
-    """Takes `X-Request-ID` over if it is harmless, makes one otherwise, and returns it with the answer."""
+    """Uses the request's `X-Request-ID` if it is harmless, or creates one, and returns it with the response."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -89,7 +89,7 @@ class RequestIdMiddleware:
 
 
 class AccessLogMiddleware:
-    """One log line and the metrics of each request; `quiet_paths` are asked every few seconds, and not logged."""
+    """Logs and counts each request. `quiet_paths`, which are requested every few seconds, are not logged."""
 
     def __init__(
         self, app: ASGIApp, *, interface: str, known_paths: frozenset[str], quiet_paths: frozenset[str]
@@ -124,7 +124,7 @@ class AccessLogMiddleware:
 
     def _record(self, scope: Scope, status: int, seconds: float, notes: dict[str, object]) -> None:
         method = scope["method"] if scope["method"] in _METHODS else "other"
-        # Nor may an arbitrary path become a label.
+        # Nor can arbitrary paths become labels.
         known_path = scope["path"] if scope["path"] in self._known_paths else "unmatched"
         route = getattr(scope.get("route"), "path", known_path)
         REQUESTS.labels(self._interface, method, route, status).inc()
@@ -144,7 +144,7 @@ class AccessLogMiddleware:
 
 
 class ErrorMiddleware:
-    """Answers whatever is raised inside."""
+    """Turns any exception into a response."""
 
     def __init__(
         self, app: ASGIApp, *, form: Callable[[ProblemResponse, str], ASGIApp] = lambda answer, _path: answer
@@ -177,7 +177,7 @@ class ErrorMiddleware:
 
 
 class TimeoutMiddleware:
-    """504 for a request that is not done after `seconds`."""
+    """504 if a request is not finished after `seconds`."""
 
     def __init__(self, app: ASGIApp, *, seconds: float) -> None:
         self._app = app
@@ -197,10 +197,10 @@ class TimeoutMiddleware:
 
 
 class BodySizeLimitMiddleware:
-    """413 for a body of more than `limit` bytes, before it is read if its length is declared.
+    """413 for a body of more than `limit` bytes, and before reading it if its length is declared.
 
-    FastAPI's own limit answers in plain text where the length is declared. Large bodies, of which hundreds at once would
-    be more than the memory, take turns: until it is theirs, uvicorn reads no more than the beginning.
+    FastAPI's own limit answers in plain text if the length is declared. Large bodies take turns, because hundreds at
+    once would not fit into memory: while one waits for its turn, uvicorn reads only its beginning.
     """
 
     def __init__(self, app: ASGIApp, *, limit: int) -> None:

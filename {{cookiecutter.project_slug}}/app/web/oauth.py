@@ -1,4 +1,4 @@
-"""OAuth access tokens of an external issuer, in addition to keys. This service is a resource server and issues none.
+"""OAuth access tokens of an external issuer, in addition to API keys. This service is only a resource server.
 
 RFC 9728 (metadata), RFC 8707 (audience), RFC 9068 (JWT access tokens), RFC 8725 (how to check a JWT).
 """
@@ -26,17 +26,17 @@ from app.web.authentication import Caller, InsufficientScope, InvalidCredential
 WELL_KNOWN = "/.well-known/oauth-protected-resource"
 
 ALGORITHMS = ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
-"""Asymmetric ones alone: with a symmetric one, whoever reads the issuer's public key could sign."""
+"""Only asymmetric ones: with a symmetric algorithm, anyone who knows the issuer's public key could sign tokens."""
 REQUIRED_CLAIMS = ["iss", "aud", "exp", "sub"]
 CLOCK_SKEW = 10.0
-"""Seconds that the issuer's clock and this one may differ."""
+"""Seconds by which the issuer's clock and ours may differ."""
 
 FETCH_TIMEOUT = 3.0
-"""Seconds after which an issuer that does not answer is taken to be away: the longest that a request waits for it."""
+"""Seconds after which an issuer counts as unavailable: the longest that a request waits for it."""
 FETCH_INTERVAL = 10.0
-"""Seconds between two attempts, so that no made-up key id sends a request to the issuer; more than one may take."""
+"""Seconds between two fetches, so that made-up key ids do not each cause one. Must be longer than FETCH_TIMEOUT."""
 LIFETIME = 300.0
-"""Seconds after which keys are read anew; those at hand are used meanwhile."""
+"""Seconds after which keys are fetched again; meanwhile the old ones are used."""
 
 REFUSED = "This access token is not valid for this service, or has expired; log in again."
 
@@ -62,22 +62,22 @@ class KeySet(BaseModel):
 
 
 class IssuerKeys:
-    """The issuer's public keys, by key id. Nothing is read before the first token comes."""
+    """The issuer's public keys, by key id. Nothing is fetched before the first token arrives."""
 
     def __init__(self, issuer: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._issuer = issuer
         self._clock = clock
-        self._tls = httpx2.create_ssl_context()  # takes 40 ms, so once
+        self._tls = httpx2.create_ssl_context()  # takes 40 ms, so it is done once
         self._keys: dict[str | None, jwt.PyJWK] = {}
         self._read_at = self._tried_at = float("-inf")
         self._is_away = False
         self._reading: asyncio.Task[None] | None = None
 
     async def find(self, key_id: str | None) -> jwt.PyJWK | None:
-        """Raises: IssuerUnavailable, if the key is unknown and could not be asked for."""
+        """Raises: IssuerUnavailable, if the key is unknown and keys could not be fetched."""
         if key_id not in self._keys:
             if reading := self._read_soon():
-                await asyncio.shield(reading)  # other requests wait for it as well
+                await asyncio.shield(reading)  # other requests wait for it too
             if key_id not in self._keys and self._is_away:
                 raise IssuerUnavailable
         elif self._clock() - self._read_at > LIFETIME:
@@ -119,7 +119,7 @@ class IssuerKeys:
 
 
 class TokenVerifier:
-    """Says whose access token it is. Why one was refused is only in the logs."""
+    """Verifies access tokens. The reason for a rejection is only logged."""
 
     def __init__(self, oauth: OAuth, keys: IssuerKeys | None = None) -> None:
         self._oauth = oauth
@@ -160,19 +160,19 @@ class TokenVerifier:
                 options={"require": REQUIRED_CLAIMS},
             )
         except (jwt.InvalidAudienceError, jwt.InvalidIssuerError) as error:
-            # The signature is right. What it says instead is what helps whoever sets this up.
+            # The signature is valid: log what the token says instead, which helps whoever configures this.
             found = jwt.decode(token, options={"verify_signature": False})
             raise type(error)(f"{error}: iss is {found.get('iss')!r}, aud is {found.get('aud')!r}") from None
         return claims
 
     @staticmethod
     def _names(*scopes: str) -> set[str]:
-        """As tokens have them: Microsoft Entra asks for `api://id/read`, and then grants `read`."""
+        """The scopes as tokens contain them: Microsoft Entra is asked for `api://id/read`, and grants `read`."""
         return {*scopes, *(scope.rpartition("/")[2] for scope in scopes)}
 
 
 def scopes_of(claims: dict[str, Any]) -> set[str]:
-    """`scope` is a text (RFC 9068); Microsoft Entra and Okta have `scp`, a text or a list."""
+    """The granted scopes: `scope`, a string (RFC 9068), or with Microsoft Entra and Okta `scp`, a string or a list."""
     scopes = claims.get("scope", claims.get("scp"))
     if isinstance(scopes, str):
         return set(scopes.split())
@@ -180,7 +180,7 @@ def scopes_of(claims: dict[str, Any]) -> set[str]:
 
 
 def metadata_app(oauth: OAuth, name: str) -> ASGIApp:
-    """What tells clients where to get tokens."""
+    """Serves the metadata that tells clients where to get tokens."""
     metadata = ProtectedResourceMetadata.model_validate(
         {
             "resource": oauth.resource,
@@ -193,7 +193,7 @@ def metadata_app(oauth: OAuth, name: str) -> ASGIApp:
 
 
 def challenge(oauth: OAuth, *, names_metadata: bool) -> dict[str, str]:
-    """What a 401 tells clients in `WWW-Authenticate`: where to get a token, and the scopes to ask for."""
+    """Parameters of `WWW-Authenticate` that tell clients where to get a token, and which scopes to request."""
     parameters = {"scope": f"{oauth.read_scope} {oauth.write_scope}"}
     if names_metadata:
         parameters["resource_metadata"] = metadata_url(oauth)
@@ -205,5 +205,5 @@ def metadata_url(oauth: OAuth) -> str:
 
 
 def metadata_paths(oauth: OAuth | None) -> frozenset[str]:
-    """Where the metadata is: clients that find no challenge try the place for the path, then the one for the host."""
+    """Paths of the metadata: without a challenge, clients try the one for their path, then the one for the host."""
     return frozenset({WELL_KNOWN, f"{WELL_KNOWN}/mcp", urlsplit(metadata_url(oauth)).path} if oauth else ())

@@ -1,4 +1,4 @@
-"""Adds what all routes have in common to FastAPI's OpenAPI document: authentication and errors."""
+"""Adds to FastAPI's OpenAPI document what all routes share: authentication and errors."""
 
 from http import HTTPStatus
 from typing import Any
@@ -22,7 +22,7 @@ SECURITY_SCHEMES = {
 
 
 def error_response(status: int, detail: str) -> Responses:
-    """An error as `responses=` of a route or a router takes it, with an example that has this detail."""
+    """An error for `responses=` of a route or a router, with an example that has this detail."""
     title = HTTPStatus(status).phrase
     example: dict[str, Any] = {
         "type": "about:blank",

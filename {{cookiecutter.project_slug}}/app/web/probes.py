@@ -25,7 +25,7 @@ class Health(BaseModel):
 def probes_router(database: Database, features: Sequence[Feature]) -> APIRouter:
     router = APIRouter(tags=["probes"], generate_unique_id_function=lambda route: route.name)
 
-    # HEAD is what some load balancers and monitors send.
+    # Some load balancers and monitors send HEAD.
     @router.head("/live", include_in_schema=False)
     @router.get("/live")
     async def live() -> Health:
@@ -54,7 +54,7 @@ def probes_router(database: Database, features: Sequence[Feature]) -> APIRouter:
         """Request counts, durations and errors of all workers, for Prometheus."""
         metrics.publish(database.pools)
         from_database: list[Metric] = []
-        with suppress(DatabaseUnavailable):  # which is logged, and no reason to show nothing at all
+        with suppress(DatabaseUnavailable):  # logged; the other metrics are still shown
             for feature in features:
                 if feature.read_metrics is not None:
                     from_database += await database.read_at_once(feature.read_metrics)

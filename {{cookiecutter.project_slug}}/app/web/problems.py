@@ -22,7 +22,7 @@ INVALID = "Validation failed; see `errors`."
 NOT_JSON = "Send the body as JSON, with the header Content-Type: application/json."
 
 REGISTRATION_PATH = "/register"
-"""Where clients of MCP try to register if they find no metadata of OAuth."""
+"""Where MCP clients try to register if they find no OAuth metadata."""
 
 logger = logging.getLogger(__name__)
 
@@ -64,14 +64,14 @@ def problem(
 
 
 def problem_for(error: Exception) -> ProblemResponse:
-    """The answer to a request that ended with this error; one that nobody expected is logged with its traceback."""
+    """The response to a request that raised this error. Unexpected errors are logged with their traceback."""
     match error:
         case ServiceError():
             return problem(error.status, str(error), headers={"Retry-After": "1"} if error.status == 503 else None)
         case HTTPException():
             return problem(error.status_code, str(error.detail), headers=error.headers)
         case RequestValidationError():
-            # Never the input itself: it may hold a secret, or text that no JSON can carry.
+            # Never the input itself: it may contain a secret, or text that JSON cannot represent.
             faults = error.errors()
             errors = [
                 FieldError(pointer="/".join(map(str, fault["loc"])), detail=fault["msg"].removeprefix("Value error, "))
@@ -84,9 +84,9 @@ def problem_for(error: Exception) -> ProblemResponse:
 
 
 def for_mcp_clients(answer: ProblemResponse, path: str) -> JSONResponse:
-    """The same as a JSON-RPC error too: of any other body, clients of MCP tell people that there was an error, no more.
+    """Add a JSON-RPC error to the body: otherwise MCP clients would only tell people that there was an error.
 
-    Where they would register for OAuth, they read no error but OAuth's.
+    On registering for OAuth, they understand only OAuth's errors.
     """
     content = json.loads(bytes(answer.body))
     if path == REGISTRATION_PATH:
@@ -99,7 +99,7 @@ def for_mcp_clients(answer: ProblemResponse, path: str) -> JSONResponse:
 
 
 def add_problem_handlers(app: FastAPI) -> None:
-    """What FastAPI itself finds wrong with a request, with what the request alone can tell."""
+    """Add handlers for errors that FastAPI itself raises, where the answer depends on the request."""
 
     @app.exception_handler(ServiceError)
     async def service_error(_request: Request, error: ServiceError) -> ProblemResponse:
@@ -108,7 +108,7 @@ def add_problem_handlers(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> ProblemResponse:
         match error.status_code:
-            case 400:  # FastAPI's answer to a body that no JSON parser can even decode
+            case 400:  # FastAPI's answer to a body that cannot even be decoded
                 return problem(422, "The body is not JSON.", errors=[])
             case 404:
                 return problem(404, f"There is nothing at {request.url.path}.")
@@ -120,7 +120,7 @@ def add_problem_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> ProblemResponse:
-        # FastAPI parses a body only if it is declared as JSON: any other one is at this point just text.
+        # FastAPI parses a body only if its Content-Type is JSON; any other body arrives here as a string.
         media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         is_json = media_type == "application/json" or media_type.endswith("+json")
         if error.errors()[0]["loc"][0] == "body" and not is_json:
@@ -129,7 +129,7 @@ def add_problem_handlers(app: FastAPI) -> None:
 
 
 def _methods(request: Request) -> set[str]:
-    """The methods of all routes with the request's path; the router's own answer names the first one's only."""
+    """The methods of all routes that match the path; the router itself names only those of the first one."""
     routes = iter_route_contexts(request.app.routes)
     matching = [route for route in routes if route.matches(request.scope)[0] is not Match.NONE]
     return {method for route in matching for method in route.methods or ()}

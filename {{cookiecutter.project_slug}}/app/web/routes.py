@@ -27,7 +27,7 @@ class FeatureRoute(APIRoute):
 
 class FeatureRouter(APIRouter):
     def __init__(self, **options: Any) -> None:
-        # The route's name is what generated clients call it.
+        # Generated clients use it as the name of the function.
         super().__init__(**options, route_class=FeatureRoute, generate_unique_id_function=lambda route: route.name)
 
 

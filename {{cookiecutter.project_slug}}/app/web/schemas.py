@@ -7,20 +7,20 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 MAX_ID = 2**63 - 1
-"""The largest id that the databases can hold."""
+"""The largest id that the databases can store."""
 MAX_PAGE_CHARACTERS = 250_000
-"""A page of long texts ends early: an answer takes memory in the service and in its caller."""
+"""A page of long texts ends early, because responses take memory in the service and in its callers."""
 
 
 def _only_digits(value: object) -> object:
-    """Of the spellings that Python takes for an integer, the one that everybody does: not `1_0`, `+1` or `1.0`."""
+    """Reject spellings of integers that only Python or Pydantic accepts, such as `1_0`, `+1` and `1.0`."""
     if isinstance(value, str) and not re.fullmatch("-?[0-9]+", value):
         raise ValueError("must be an integer")
     return value
 
 
 ONLY_DIGITS = BeforeValidator(_only_digits)
-"""For an integer in a path or a query. Last in its type: limits that came after it would not show in the schema."""
+"""For integers in paths and queries. Put it last: limits that follow it would be missing from the schema."""
 
 PageSize = Annotated[int, Field(ge=1, le=200, description="Items per page", examples=[50]), ONLY_DIGITS]
 Cursor = Annotated[
@@ -41,7 +41,7 @@ Query = Annotated[
 
 
 class Input(BaseModel):
-    """Unknown fields are refused: a mistyped name would otherwise be ignored without a word."""
+    """Rejects unknown fields: otherwise a mistyped name would be silently ignored."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -51,7 +51,7 @@ def _without_default(schema: dict[str, Any]) -> None:
 
 
 def not_sent() -> Any:
-    """Default of a field that may be left out: nothing that is ever read, or shown in the schema."""
+    """Default of a field that may be left out. It is never read, and the schema does not show it."""
     return Field(default=None, json_schema_extra=_without_default)
 
 
@@ -61,9 +61,9 @@ class Page[Item: BaseModel](BaseModel):
 
     @classmethod
     def of(cls, items: Sequence[Item], limit: int) -> Self:
-        """A page of the first `limit` items that have an `id`, or of as many as fit into `MAX_PAGE_CHARACTERS`.
+        """A page of the first `limit` items, or of as many as fit into `MAX_PAGE_CHARACTERS`. Each needs an `id`.
 
-        Query for one more than the limit, so that this page knows whether there is another one.
+        Query for one item more than the limit, which shows whether there is another page.
         """
         characters = 0
         for count, item in enumerate(items[:limit]):

@@ -1,7 +1,7 @@
-"""Answers tool calls within their request, as the MCP library does for the newest revision of the protocol.
+"""Answers tool calls directly, as the MCP library does only for the newest revision of the protocol.
 
-For a request of the older ones, which clients send today, it starts a server with streams of its own: more work than most
-tools are. All that is no plain call of a tool is left to the library, and so is whatever is wrong with one.
+For older revisions, which today's clients use, it starts a server with its own streams for each request, which is more
+work than most tools do. Anything but a valid tool call is left to the library.
 """
 
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 @dataclass
 class Exchange:
-    """What the library's server sees of a request. Its answer is one JSON document, in which nothing else has a place."""
+    """What the library's server sees of a request. It can send nothing but the response, which is one JSON document."""
 
     request_id: RequestId
     message_metadata: MessageMetadata

@@ -24,23 +24,23 @@ _NOTHING = object()
 _VALUES = frozenset({"const", "default", "enum", "examples"})
 
 NOT_SENT: Any = Field(default_factory=lambda: _NOTHING)
-"""Default of an argument that may be left out where that differs from null."""
+"""Default of an argument for which leaving it out differs from null."""
 
 
 def sent(**arguments: Any) -> dict[str, Any]:
-    """Those arguments that the caller has sent."""
+    """The arguments that the caller sent."""
     return {name: value for name, value in arguments.items() if value is not _NOTHING}
 
 
 def compact(model: BaseModel, **options: Any) -> str:
-    """The model as JSON without blanks and without what is null; `options` are those of `model_dump_json`."""
+    """The model as JSON without white space and null fields; `options` are those of `model_dump_json`."""
     return model.model_dump_json(exclude_none=True, **options)
 
 
 class ToolServer(MCPServer):
-    """An MCP server whose tools return text, refuse arguments that they do not have, and explain their errors.
+    """An MCP server whose tools return text, reject unknown arguments, and explain their errors.
 
-    A caller that may not write is shown, and may call, those tools alone that declare themselves as `READS`.
+    A caller that may not write sees, and can call, only the tools that are declared as `READS`.
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -48,7 +48,7 @@ class ToolServer(MCPServer):
         self._arguments: dict[str, list[str]] = {}
 
     def add_tool(self, fn: Callable[..., Any], name: str | None = None, *args: Any, **options: Any) -> None:
-        options["description"] = options.get("description") or inspect.getdoc(fn)  # without its indentation
+        options["description"] = options.get("description") or inspect.getdoc(fn)  # removes the indentation
         super().add_tool(fn, name, *args, **options | {"structured_output": False})
         self._arguments[name or fn.__name__] = list(inspect.signature(fn).parameters)
 
@@ -115,7 +115,7 @@ def _only_reads(tool: Tool) -> bool:
 
 
 def _without_titles(schema: Any) -> Any:
-    """Pydantic writes the name of each argument once more as its title, which every assistant would read for nothing."""
+    """Remove titles: Pydantic repeats each argument's name as its title, which would cost assistants tokens."""
     if isinstance(schema, list):
         return [_without_titles(part) for part in schema]
     if not isinstance(schema, dict):
@@ -128,7 +128,7 @@ def _without_titles(schema: Any) -> Any:
 
 
 def explain(error: ValidationError) -> str:
-    """What is wrong with the arguments, a line for each."""
+    """What is wrong with the arguments, one line for each."""
     faults = error.errors(include_url=False, include_context=False, include_input=False)
     return "\n".join(
         f"{'.'.join(map(str, fault['loc']))}: {fault['msg'].removeprefix('Value error, ')}" for fault in faults

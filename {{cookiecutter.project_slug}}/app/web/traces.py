@@ -1,6 +1,6 @@
 """The span of each request on both ports, which continues the trace of its caller.
 
-FastAPI's own would do for one of the ports, and show what people searched for: it has the query of the URL.
+FastAPI's own instrumentation covers only one of the ports, and records query strings: what people search for.
 """
 
 from opentelemetry import trace
@@ -13,7 +13,7 @@ tracer = trace.get_tracer(__name__)
 
 
 class TraceMiddleware:
-    """`quiet_paths` are asked every few seconds, and not traced."""
+    """`quiet_paths`, which are requested every few seconds, are not traced."""
 
     def __init__(self, app: ASGIApp, *, known_paths: frozenset[str], quiet_paths: frozenset[str]) -> None:
         self._app = app
@@ -34,7 +34,7 @@ class TraceMiddleware:
             context=extract(Headers(scope=scope)),
             kind=SpanKind.SERVER,
             attributes=attributes,
-            record_exception=False,  # its text may hold data
+            record_exception=False,  # its message may contain data
             set_status_on_exception=False,
         ) as span:
 

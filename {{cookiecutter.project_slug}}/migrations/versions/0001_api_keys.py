@@ -14,7 +14,7 @@ down_revision: str | Sequence[str] | None = None
 branch_labels: str | Sequence[str] | None = None
 depends_on: str | Sequence[str] | None = None
 
-# SQLite numbers rows only in a column that it calls INTEGER.
+# SQLite generates ids only for columns of type INTEGER.
 row_id = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 
 

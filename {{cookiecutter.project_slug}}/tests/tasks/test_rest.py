@@ -21,7 +21,7 @@ BAD_TASKS: list[tuple[dict[str, object], str]] = [
     ({"title": "x", "due_date": "2030-02-30"}, "body/due_date"),
     ({"title": "x", "titel": "y"}, "body/titel"),
 ]
-"""What neither interface accepts, and where the fault is."""
+"""Input that both interfaces reject, and the field at fault."""
 
 
 def create(client: TestClient, **fields: object) -> Response:
@@ -143,7 +143,7 @@ def test_a_bad_query_is_refused(client: TestClient, query: str) -> None:
 
 
 SEARCHES = [("über", "uber"), ("100%", "1000"), ("a_b", "axb"), ("back\\slash", "backXslash"), ("it's", "its")]
-"""What is looked for, and what a search that took wildcards or accents otherwise would find as well."""
+"""A query, and a text that would match too if wildcards had a meaning or accents had none."""
 
 
 @pytest.mark.parametrize(("query", "other"), SEARCHES)
@@ -169,7 +169,7 @@ def test_search_status_and_pages_go_together(client: TestClient) -> None:
 
 
 def test_a_page_of_long_texts_ends_early_and_the_next_goes_on(client: TestClient) -> None:
-    """`MAX_PAGE_CHARACTERS` bounds what one answer holds."""
+    """`MAX_PAGE_CHARACTERS` limits the size of a page."""
     expected = [create(client, title="Long", description="x" * 10_000).json()["id"] for _ in range(30)][::-1]
     first = client.get("/tasks", params={"query": "long"}).json()
     rest = client.get("/tasks", params={"query": "long", "cursor": first["next_cursor"]}).json()

@@ -1,4 +1,4 @@
-"""Tasks over MCP: the same as over REST, in small answers."""
+"""Tasks over MCP: the same as over REST, but with short results."""
 
 import json
 from typing import Any

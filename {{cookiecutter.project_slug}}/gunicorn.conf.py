@@ -1,4 +1,4 @@
-"""How `python -m app` serves `app.main:create_app()`: both ports, the settings of `app.settings`, JSON logs."""
+"""How `python -m app` serves `app.main:create_app()`: on both ports, as `app.settings` says, with JSON logs."""
 
 import errno
 import gc
@@ -13,10 +13,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, ClassVar
 
-# Until the workers are forked, nothing becomes garbage, and to look for some takes a tenth of the start.
+# Until the workers are forked there is hardly any garbage, and collecting it takes a tenth of the start.
 gc.disable()
 
-# prometheus_client reads this when it is first imported, and with preload that is soon.
+# prometheus_client reads this when it is imported, which preloading does soon.
 metrics_folder = Path(os.environ.get("PROMETHEUS_MULTIPROC_DIR") or tempfile.mkdtemp(prefix="metrics-"))
 os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(metrics_folder)
 
@@ -36,27 +36,28 @@ class Worker(UvicornWorker):  # type: ignore[misc]
         **UvicornWorker.CONFIG_KWARGS,
         "access_log": False,
         "http": LimitedHttpProtocol,
-        "proxy_headers": False,  # nothing here depends on who a proxy says that it stands for
+        "proxy_headers": False,  # nothing here depends on the client's address
         "lifespan": "on",
         "server_header": False,
-        "timeout_graceful_shutdown": 8,  # seconds; then a request gets 503, before gunicorn's 10 cut it off
         "ws": "none",
     }
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        # The worker's sign of life, each second: at half of `timeout`, a hung one could be killed twice as early.
+        # Notify the master each second: with the default, half of `timeout`, a pause of half of it could get a worker killed.
         self.config.timeout_notify = 1
+        # Then requests get a 503, before gunicorn would cut them off.
+        self.config.timeout_graceful_shutdown = self.cfg.graceful_timeout - 2
 
     async def callback_notify(self) -> None:
-        """End without a master, which could not stop this worker any more: a new service could not have its ports."""
+        """Exit if the master is gone: nobody else would stop this worker, which would keep the ports in use."""
         await super().callback_notify()
         if os.getppid() != self.ppid:
             self.log.error("The master process is gone, so worker %s is stopping", self.pid)
             os.kill(self.pid, signal.SIGTERM)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """On SIGQUIT, which is what the master makes of SIGINT, finish the requests in flight."""
+        """Finish requests on SIGQUIT too, which the master sends after a SIGINT."""
         os.kill(self.pid, signal.SIGTERM)
 
 
@@ -66,17 +67,17 @@ worker_class = Worker
 workers = settings.web_concurrency
 timeout = 30
 graceful_timeout = 10
-keepalive = 75  # longer than the idle time-out of common load balancers, which would else meet closed connections
-worker_tmp_dir = "/dev/shm" if Path("/dev/shm").is_dir() else None  # signs of life must not wait for a disk
-control_socket_disable = True  # it would be written to $HOME, which may be read-only
+keepalive = 75  # longer than the idle timeout of common load balancers, which would otherwise use closed connections
+worker_tmp_dir = "/dev/shm" if Path("/dev/shm").is_dir() else None  # heartbeats must not wait for a disk
+control_socket_disable = True  # it would be created in $HOME, which may be read-only
 logconfig_dict = log_config(settings.log_level)
-preload_app = True  # the workers share the code's memory, and a fault in it ends the master instead of each worker
+preload_app = True  # workers share the memory of the code, and an error in it ends the master instead of each worker
 
 
 def wait_for_ports(addresses: list[tuple[str, int] | str], timeout: float = 5) -> None:
-    """End with one sentence if another process has a port: gunicorn would log ten lines first."""
+    """Exit with one sentence if a port is in use: gunicorn would log ten lines first."""
     deadline = time.monotonic() + timeout
-    for host, port in (address for address in addresses if not isinstance(address, str)):  # which is a Unix socket
+    for host, port in (address for address in addresses if not isinstance(address, str)):  # strings are Unix sockets
         while True:
             try:
                 socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
@@ -89,7 +90,7 @@ def wait_for_ports(addresses: list[tuple[str, int] | str], timeout: float = 5) -
 
 
 def on_starting(server: Arbiter) -> None:
-    if "GUNICORN_FD" not in os.environ:  # with which a new master inherits the ports of the one that it replaces
+    if "GUNICORN_FD" not in os.environ:  # set if a new master inherits the sockets of the old one
         wait_for_ports(server.cfg.address)
     metrics_folder.mkdir(parents=True, exist_ok=True)
     for left_over in metrics_folder.glob("*.db"):
@@ -99,10 +100,10 @@ def on_starting(server: Arbiter) -> None:
 
 
 def when_ready(server: Arbiter) -> None:
-    gc.freeze()  # what is loaded by now stays: no worker need look at it, which would also copy the memory they share
+    gc.freeze()  # workers need not scan what is loaded by now, which would also copy memory that they share
     gc.enable()
     if settings.environment == "development":
-        server.handle_hup = server.handle_term  # the terminal was closed; in production SIGHUP reloads
+        server.handle_hup = server.handle_term  # when a terminal is closed; in production, SIGHUP reloads
     rest, mcp = f"http://{bind[0]}", f"http://{bind[-1]}/mcp"
     server.log.info("%s %s serves REST at %s, documented at %s/docs, and MCP at %s", TITLE, VERSION, rest, rest, mcp)
 

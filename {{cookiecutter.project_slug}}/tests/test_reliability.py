@@ -1,4 +1,4 @@
-"""What happens to requests when workers are killed, hang, are stopped, or have too much to do."""
+"""What happens to requests if workers are killed, hang, are stopped, or have too much to do."""
 
 import asyncio
 import os
@@ -29,7 +29,7 @@ KILLS = 3
 def test_requests_that_take_too_long_get_504_and_leave_nothing_behind(
     settings: Settings, empty_database_url: str
 ) -> None:
-    """More of them than there are connections: if one kept on working, those after it would have to wait."""
+    """More requests than connections: if one of them kept its connection, later requests would have to wait."""
     settings = settings.model_copy(update={"request_timeout": 3, "database_url": SecretStr(empty_database_url)})
     migrate(settings)
     create_gizmos_table(empty_database_url)
@@ -80,12 +80,12 @@ def test_fifty_writers_lose_nothing_while_workers_are_killed(tmp_path: Path, emp
 @pytest.mark.slow
 def test_a_shutdown_lets_requests_finish_and_tells_those_that_cannot(tmp_path: Path, database_url: str) -> None:
     with (
-        Server(tmp_path, app=GIZMOS_APP, DATABASE_URL=database_url) as server,
+        Server(tmp_path, app=GIZMOS_APP, options=["--graceful-timeout", "5"], DATABASE_URL=database_url) as server,
         server.client(server.issue_key(uuid.uuid4().hex)) as client,
         ThreadPoolExecutor() as threads,
     ):
         short, long = (
-            threads.submit(client.get, "/gizmos/slow/wait", params={"seconds": seconds}) for seconds in (3, 60)
+            threads.submit(client.get, "/gizmos/slow/wait", params={"seconds": seconds}) for seconds in (2, 60)
         )
         wait_until(
             lambda: server.log_file.read_text().count(SLOW_REQUEST_STARTED) == 2, timeout=10, what="both are in flight"
@@ -94,7 +94,7 @@ def test_a_shutdown_lets_requests_finish_and_tells_those_that_cannot(tmp_path: P
         assert short.result().status_code == 200
         assert (long.result().status_code, long.result().headers["Connection"]) == (503, "close")
         assert long.result().json()["detail"] == "The service is shutting down; try again."
-        assert "SIGKILL" not in server.log_file.read_text(), "gunicorn's grace period of 10 s was over"
+        assert "SIGKILL" not in server.log_file.read_text(), "gunicorn's grace period was over"
 
 
 @pytest.mark.slow

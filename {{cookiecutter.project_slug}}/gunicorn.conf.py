@@ -1,5 +1,6 @@
 """How `python -m app` serves `app.main:create_app()`: on both ports, as `app.settings` says, with JSON logs."""
 
+import atexit
 import errno
 import gc
 import os
@@ -19,6 +20,15 @@ gc.disable()
 # prometheus_client reads this when it is imported, which preloading does soon.
 metrics_folder = Path(os.environ.get("PROMETHEUS_MULTIPROC_DIR") or tempfile.mkdtemp(prefix="metrics-"))
 os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(metrics_folder)
+master = os.getpid()
+
+
+@atexit.register
+def remove_metrics() -> None:
+    """However the master ends; workers, which are forked from it, must not do this."""
+    if os.getpid() == master:
+        shutil.rmtree(metrics_folder, ignore_errors=True)
+
 
 from gunicorn.arbiter import Arbiter  # noqa: E402
 from uvicorn_worker import UvicornWorker  # noqa: E402
@@ -112,7 +122,3 @@ def child_exit(server: Arbiter, worker: Worker) -> None:
     from prometheus_client.multiprocess import mark_process_dead
 
     mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]
-
-
-def on_exit(server: Arbiter) -> None:
-    shutil.rmtree(metrics_folder, ignore_errors=True)

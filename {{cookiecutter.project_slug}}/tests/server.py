@@ -77,6 +77,7 @@ class Server:
             "HOST": "127.0.0.1",
             "PORT": str(self.port),
             "MCP_PORT": str(self.mcp_port),
+            "TMPDIR": str(folder),  # for the metrics' files, which a killed service leaves behind
             **settings,
         }
 

@@ -121,7 +121,7 @@ def test_a_port_that_is_in_use_ends_the_start_with_one_clear_message(tmp_path: P
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         environment = {**os.environ, "DATABASE_URL": database_url, "HOST": "127.0.0.1"}
-        environment |= {"PORT": str(port), "MCP_PORT": str(free_port())}
+        environment |= {"PORT": str(port), "MCP_PORT": str(free_port()), "TMPDIR": str(tmp_path)}
         command = [sys.executable, "-m", "app"]
         run = subprocess.run(
             command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False
@@ -129,6 +129,7 @@ def test_a_port_that_is_in_use_ends_the_start_with_one_clear_message(tmp_path: P
     assert run.returncode == 1
     assert run.stderr.startswith(f"Cannot listen on 127.0.0.1:{port}: Address already in use.")
     assert "ERROR" not in run.stdout
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow

@@ -104,7 +104,7 @@ def test_the_service_s_image_knows_nothing_of_cuda(images: Images) -> None:
 @pytest.mark.parametrize("value", ["ture", "yes", "True", ""])
 def test_a_mistyped_argument_ends_the_build_and_says_what_it_takes(images: Images, value: str) -> None:
     printed = build(images.folder, f"--build-arg=ENABLE_GPU={value}", status=1)
-    assert "ENABLE_GPU is true or false" in printed
+    assert "ENABLE_GPU must be true or false" in printed
 
 
 def test_kernels_compile_for_every_architecture(images: Images) -> None:

@@ -158,7 +158,7 @@ def snapshot(folder: Path) -> list[Path]:
 
 
 @pytest.mark.parametrize(("question", "value", "rule"), BAD_ANSWERS)
-def test_a_bad_answer_is_refused_with_its_rule_and_an_example(
+def test_an_invalid_answer_is_rejected_with_its_rule_and_an_example(
     question: str, value: str, rule: str, tmp_path: Path
 ) -> None:
     with pytest.raises(SystemExit) as refusal:
@@ -167,7 +167,7 @@ def test_a_bad_answer_is_refused_with_its_rule_and_an_example(
 
 
 @pytest.mark.parametrize(("question", "value"), GOOD_ANSWERS)
-def test_a_good_answer_is_taken(question: str, value: str, tmp_path: Path) -> None:
+def test_a_valid_answer_is_accepted(question: str, value: str, tmp_path: Path) -> None:
     run_hook("pre_gen_project", tmp_path, **{question: value})
 
 
@@ -178,7 +178,7 @@ def test_every_choice_is_tested() -> None:
     assert chosen == offered | {("gpu", False), ("gpu", True)}
 
 
-def test_the_names_of_all_dependencies_are_refused(bake: Bake, tmp_path: Path) -> None:
+def test_names_of_dependencies_are_rejected(bake: Bake, tmp_path: Path) -> None:
     with_uv = [each for each in COMBINATIONS if each.package_manager == "uv"]
     projects = [(bake(**combination._asdict()) / "pyproject.toml").read_text() for combination in with_uv]
     names = set(re.findall(r'^    "([a-z0-9-]+)[\[>]', "".join(projects), re.MULTILINE))
@@ -217,9 +217,7 @@ def test_every_answer_of_the_last_release_can_still_be_given() -> None:
         ({"package_manager": ["pip", "venv", "uv", "more"], "another": True, "__lock": None}, []),
     ],
 )
-def test_a_renamed_or_removed_question_or_value_or_another_type_is_found(
-    changes: dict[str, object], faults: list[str]
-) -> None:
+def test_breaking_changes_of_questions_are_found(changes: dict[str, object], faults: list[str]) -> None:
     questions = {question: value for question, value in {**RELEASED, **changes}.items() if value is not None}
     assert breaking_changes(RELEASED, questions) == faults
 
@@ -234,7 +232,7 @@ def test_a_renamed_or_removed_question_or_value_or_another_type_is_found(
         ("ghcr.io.example.com/your-org", "other"),
     ],
 )
-def test_the_registry_s_host_decides_its_kind(registry: str, kind: str) -> None:
+def test_the_kind_of_registry_depends_on_its_host(registry: str, kind: str) -> None:
     context = generate_context(str(TEMPLATE / "cookiecutter.json"), extra_context={"registry": registry})
     assert prompt_for_config(context, no_input=True)["__registry_kind"] == kind
 
@@ -251,7 +249,7 @@ def test_the_registry_s_host_decides_its_kind(registry: str, kind: str) -> None:
         ("a" * 49 + " bc", "a" * 49),
     ],
 )
-def test_the_slug_comes_from_the_name(name: str, slug: str) -> None:
+def test_the_slug_is_derived_from_the_name(name: str, slug: str) -> None:
     context = generate_context(str(TEMPLATE / "cookiecutter.json"), extra_context={"project_name": name})
     assert prompt_for_config(context, no_input=True)["project_slug"] == slug
 
@@ -268,7 +266,7 @@ def cookiecutter(
     return run(SCRIPTS / "cookiecutter", *arguments, cwd=folder / "work", env=env, status=status)
 
 
-def test_all_faults_are_told_at_once_and_nothing_is_written(tmp_path: Path) -> None:
+def test_all_errors_are_listed_at_once_and_nothing_is_written(tmp_path: Path) -> None:
     bad = {"project_name": " ", "project_slug": "Über", "registry": "ghcr.io", "api_port": "80"}
     answers = [f"{question}={value}" for question, value in bad.items()]
     message = cookiecutter(tmp_path, str(TEMPLATE), "--no-input", *answers, status=1).stderr
@@ -285,7 +283,7 @@ def test_a_slug_that_is_a_path_leaves_no_folder_behind(slug: str, tmp_path: Path
 
 
 @pytest.mark.parametrize("found", ["1.7.3", "2.1.1", "2.0"])
-def test_a_cookiecutter_that_is_too_old_is_refused_by_its_version(
+def test_an_old_cookiecutter_is_rejected_by_its_version(
     found: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(importlib.metadata, "version", lambda name: {"cookiecutter": found}[name])
@@ -296,7 +294,7 @@ def test_a_cookiecutter_that_is_too_old_is_refused_by_its_version(
 
 
 @pytest.mark.parametrize("found", ["2.2.3", "2.10", "3.0.0rc1", "unknown"])
-def test_a_newer_cookiecutter_is_taken(found: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_newer_cookiecutter_is_accepted(found: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.metadata, "version", lambda name: {"cookiecutter": found}[name])
     run_hook("pre_gen_project", tmp_path, _repo_dir=...)
 
@@ -310,7 +308,7 @@ GOOD = {
 
 
 @pytest.mark.parametrize("on_path", [True, False])
-def test_the_printed_command_keeps_the_good_answers_and_asks_for_the_others(on_path: bool, tmp_path: Path) -> None:
+def test_the_printed_command_keeps_the_valid_answers_and_asks_for_the_others(on_path: bool, tmp_path: Path) -> None:
     answers = [f"{question}={value}" for question, value in GOOD.items()]
     bad = ["api_port=80", "mcp_port=80", "project_slug=Bad"]
     message = cookiecutter(
@@ -347,7 +345,7 @@ def test_the_printed_command_names_the_version_and_the_folder(tmp_path: Path, te
     ]
 
 
-def test_hooks_do_without_the_version_that_cookiecutter_2_2_and_2_3_keep_to_themselves(
+def test_hooks_work_without_the_checkout_that_cookiecutter_2_2_and_2_3_do_not_pass(
     tmp_path: Path, template_clone: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     run("git", "clone", "--quiet", str(template_clone), "clone", cwd=tmp_path, env=environment())
@@ -371,7 +369,7 @@ def test_an_existing_folder_is_left_alone(tmp_path: Path) -> None:
     assert snapshot(existing) == [existing / "mine"]
 
 
-def test_the_questions_are_asked_in_plain_words(tmp_path: Path) -> None:
+def test_the_questions_are_in_plain_language(tmp_path: Path) -> None:
     terminal = pexpect.spawn(
         str(SCRIPTS / "cookiecutter"),
         [str(TEMPLATE)],
@@ -411,7 +409,7 @@ def test_the_questions_are_asked_in_plain_words(tmp_path: Path) -> None:
     assert f"cd {rendered}" in str(terminal.before)
 
 
-def test_cruft_refuses_bad_answers_too(template_clone: Path, tmp_path: Path) -> None:
+def test_cruft_rejects_invalid_answers_too(template_clone: Path, tmp_path: Path) -> None:
     arguments = ["--no-input", "--output-dir", str(tmp_path), "--extra-context"]
     bad = {"project_name": "It's", "api_port": "80", "project_slug": "a/b"}
     command = [str(SCRIPTS / "cruft"), "create", str(template_clone), *arguments]
@@ -425,7 +423,7 @@ def test_cruft_refuses_bad_answers_too(template_clone: Path, tmp_path: Path) -> 
     assert 'TITLE = "It\'s"' in (tmp_path / "it-s" / "app" / "settings.py").read_text()
 
 
-def test_after_rendering_empty_folders_are_gone_and_the_next_steps_are_told(
+def test_rendering_removes_empty_folders_and_prints_the_next_steps(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     for folder in ("a/b/c", ".github/workflows", "kept", ".git/refs/tags", ".venv/lib"):

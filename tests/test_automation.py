@@ -89,7 +89,7 @@ def test_linters_find_nothing() -> None:
         run("check-jsonschema", "--builtin-schema", f"vendor.{schema}", *checked, cwd=TEMPLATE, env=env)
 
 
-def test_every_test_that_takes_long_is_in_exactly_one_job() -> None:
+def test_every_slow_test_is_in_exactly_one_job() -> None:
     """Selected by its file and mostly also by the database in its name. `make test` runs all others."""
     command = ["--collect-only", "--quiet", "--numprocesses=0", "-m", "slow or docker or alone"]
     listed = run(SCRIPTS / "pytest", *command, cwd=TEMPLATE, env=environment()).stdout
@@ -114,7 +114,7 @@ def test_actions_are_pinned_to_the_commit_of_their_newest_release(
 
 
 @pytest.mark.nightly
-def test_what_is_newer_is_proposed_once_a_week_and_tested(clone: Path, env: dict[str, str], tmp_path: Path) -> None:
+def test_newer_versions_are_proposed_weekly_and_tested(clone: Path, env: dict[str, str], tmp_path: Path) -> None:
     run_job("refresh.yml", "refresh", clone, env)
     body = (tmp_path / "changes.md").read_text()
     assert body.startswith("What changes in rendered projects")
@@ -133,7 +133,7 @@ def test_what_is_newer_is_proposed_once_a_week_and_tested(clone: Path, env: dict
     ]
 
 
-def test_where_nothing_is_newer_nothing_is_proposed(clone: Path, env: dict[str, str], tmp_path: Path) -> None:
+def test_without_newer_versions_nothing_is_proposed(clone: Path, env: dict[str, str], tmp_path: Path) -> None:
     workflow = actions.load(clone / ".github" / "workflows" / "refresh.yml")
     [_, (propose, changes)] = actions.scripts(workflow, "refresh", {"github": {}})
     run("bash", "-e", "-c", propose, cwd=clone, env={**env, **changes})
@@ -178,7 +178,7 @@ def test_a_release_has_the_notes_of_its_version(clone: Path, env: dict[str, str]
     assert (tmp_path / "calls").read_text() == expected
 
 
-def test_a_prepared_release_numbers_the_notes_and_keeps_the_questions(clone: Path, env: dict[str, str]) -> None:
+def test_preparing_a_release_numbers_the_notes_and_records_the_questions(clone: Path, env: dict[str, str]) -> None:
     (clone / "CHANGELOG.md").write_text(CHANGELOG)
     questions = (clone / "cookiecutter.json").read_text().replace('"gpu": false,', '"gpu": false,\n  "another": true,')
     (clone / "cookiecutter.json").write_text(questions)
@@ -189,9 +189,7 @@ def test_a_prepared_release_numbers_the_notes_and_keeps_the_questions(clone: Pat
 
 
 @pytest.mark.parametrize("unprepared", ["CHANGELOG.md", "pyproject.toml", "tests/released.json"])
-def test_what_was_not_prepared_is_not_released(
-    unprepared: str, clone: Path, env: dict[str, str], tmp_path: Path
-) -> None:
+def test_an_unprepared_release_is_rejected(unprepared: str, clone: Path, env: dict[str, str], tmp_path: Path) -> None:
     before = (clone / unprepared).read_text()
     (clone / "CHANGELOG.md").write_text(CHANGELOG)
     (clone / "cookiecutter.json").write_text((clone / "cookiecutter.json").read_text().replace("8000", "8001"))
@@ -211,7 +209,7 @@ def test_what_was_not_prepared_is_not_released(
         ("v1.2.3", CHANGELOG.replace("Upgrading", "Well"), "does not say what 1.2.3 asks of those who update"),
     ],
 )
-def test_a_release_is_refused_if_it_goes_back_or_says_too_little(
+def test_a_release_is_rejected_if_it_goes_back_or_has_no_notes(
     version: str, changelog: str, reason: str, clone: Path, env: dict[str, str]
 ) -> None:
     (clone / "CHANGELOG.md").write_text(changelog)
@@ -233,7 +231,7 @@ def test_only_version_tags_are_released_and_only_after_the_tests() -> None:
     assert release["jobs"]["tests"]["uses"] == "$/.github/workflows/tests.yml"
 
 
-def test_a_release_renders_examples_each_version_on_top_of_the_one_before(
+def test_a_release_commits_examples_on_top_of_the_previous_version(
     clone: Path, env: dict[str, str], tmp_path: Path
 ) -> None:
     (clone / ".venv" / "requirements").touch()

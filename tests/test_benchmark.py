@@ -44,7 +44,7 @@ def missing(_place: Place) -> Launch:
 
 
 @pytest.mark.slow
-def test_a_run_on_sqlite_shows_each_server_also_one_that_hangs_and_one_that_cannot_be_had(tmp_path: Path) -> None:
+def test_a_run_on_sqlite_reports_each_server_even_if_it_hangs_or_cannot_be_installed(tmp_path: Path) -> None:
     program("wrk")
     chosen = [
         *(each for each in CONTENDERS if each.name in ("bare driver", "this service")),
@@ -74,7 +74,7 @@ def test_a_run_on_sqlite_shows_each_server_also_one_that_hangs_and_one_that_cann
     ElementTree.parse(tmp_path / "docs" / "benchmark.svg")
 
 
-def test_what_is_written_of_the_last_run_is_what_it_found() -> None:
+def test_the_report_matches_the_last_run() -> None:
     found = json.loads((report.DOCS / "benchmark.json").read_text(encoding="utf-8"))
     readme = (TEMPLATE / "README.md").read_text(encoding="utf-8")
     assert report.in_readme(found, readme) == readme

@@ -252,16 +252,14 @@ def assert_it_works(printed: str, revision: str) -> None:
 
 
 @pytest.mark.parametrize(("way", "revision"), [("1", "2025-11-25"), ("legacy", "2025-11-25"), ("auto", "2026-07-28")])
-def test_the_typescript_client_works_and_says_what_is_wrong_with_a_key(
-    clients: Clients, way: str, revision: str
-) -> None:
+def test_the_typescript_client_works_and_reports_an_invalid_key(clients: Clients, way: str, revision: str) -> None:
     """In both major versions, the second of which supports both revisions."""
     node = ["node", "--input-type=module", "--eval", TYPESCRIPT, way, clients.url]
     assert_it_works(run(*node, clients.key, cwd=clients.node, env=clients.env).stdout, revision)
     assert REFUSED in run(*node, WRONG_KEY, cwd=clients.node, env=clients.env).stdout
 
 
-def test_the_python_client_before_the_second_version_works(clients: Clients, python: Path) -> None:
+def test_the_first_version_of_the_python_client_works(clients: Clients, python: Path) -> None:
     """For a wrong key it shows only the status, because it discards the body."""
     uv = [str(SCRIPTS / "uv"), "run", "--no-project", "--python", str(python), "--with", OLD_PYTHON_SDK]
     command = [*uv, "python", "-c", PYTHON, clients.url]
@@ -290,7 +288,7 @@ def mcp_remote(clients: Clients, folder: Path, *options: str, **variables: str) 
                 process.kill()
 
 
-def test_mcp_remote_brings_tools_to_assistants_that_only_start_programs(clients: Clients, tmp_path: Path) -> None:
+def test_mcp_remote_serves_assistants_that_only_start_programs(clients: Clients, tmp_path: Path) -> None:
     client = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "tests", "version": "1"}}
     new_task = {"name": "create_task", "arguments": {"title": "From afar"}}
     header = ["--header", "Authorization:${AUTHORIZATION}"]  # as on a project's page
@@ -323,7 +321,7 @@ def test_mcp_remote_brings_tools_to_assistants_that_only_start_programs(clients:
         ([], MISSING),
     ],
 )
-def test_without_a_valid_key_mcp_remote_ends_and_says_why(
+def test_mcp_remote_ends_and_reports_an_invalid_key(
     clients: Clients, tmp_path: Path, options: list[str], reason: str
 ) -> None:
     """If anything suggested a login, it would wait for it forever."""

@@ -194,7 +194,7 @@ def test_production_names_what_is_missing(project: Path, image: str, combination
 
 
 @only(POSTGRES_UV)
-def test_the_database_and_the_service_have_the_same_password_whatever_else_is_set(
+def test_the_database_and_the_service_always_have_the_same_password(
     bake: Bake, combination: Combination, tmp_path: Path
 ) -> None:
     project = shutil.copytree(bake(**combination._asdict()), tmp_path / "project")
@@ -220,9 +220,7 @@ def test_production_serves_on_both_ports(production: Stack) -> None:
     assert call(f"{url(production, 'PUBLISH_MCP')}/mcp", data={}).status == 401
 
 
-def test_the_backup_of_a_night_is_restored_into_an_empty_stack_as_the_page_says(
-    production: Stack, tmp_path: Path
-) -> None:
+def test_a_nightly_backup_can_be_restored_into_an_empty_stack(production: Stack, tmp_path: Path) -> None:
     page = production.folder / "docs" / "operate.md"
     _, start = code_blocks(page, "Production with Docker Compose", "sh")
     save, restore = code_blocks(page, "Backup", "sh")
@@ -337,9 +335,7 @@ def clients(url: str, key: str) -> Iterator[list[Client]]:
     assert [client.lost for client in working] == [[], []]
 
 
-def test_several_containers_serve_behind_a_proxy_and_a_new_image_loses_no_request(
-    production: Stack, proxy: int
-) -> None:
+def test_several_containers_serve_behind_a_proxy_and_a_rollout_loses_no_request(production: Stack, proxy: int) -> None:
     key = production.issue_key("proxy")
     tasks = f"http://127.0.0.1:{proxy}/tasks"
     scaled = production._replace(env={**production.env, "PUBLISH_API": "", "PUBLISH_MCP": ""})

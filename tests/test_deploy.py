@@ -47,7 +47,7 @@ with_jobs = only(SQLITE_UV_GPU, POSTGRES_PIP_GPU)
 Document = dict[str, Any]
 
 
-def test_no_file_depends_on_a_combination_that_is_not_tested_here() -> None:
+def test_all_versions_of_the_files_are_tested() -> None:
     assert {(each.database, each.gpu) for each in COMBINATIONS} == {(e.database, e.gpu) for e in RUN_FOR}
 
 
@@ -141,12 +141,12 @@ def validate(manifest: Document) -> None:
     kubernetes_validate.validate(manifest, kubernetes_validate.latest_version(), strict=True)
 
 
-def test_kubernetes_takes_the_manifests(manifests: list[Document]) -> None:
+def test_kubernetes_accepts_the_manifests(manifests: list[Document]) -> None:
     for manifest in manifests:
         validate(manifest)
 
 
-def test_on_kubernetes_there_is_what_its_answers_need_and_secrets_by_name_alone(
+def test_the_manifests_match_the_answers_and_contain_no_secrets(
     manifests: list[Document], combination: Combination, stack: Stack
 ) -> None:
     expected = {"Deployment", "NetworkPolicy", "Service"}
@@ -168,14 +168,14 @@ SCRAPE = {"scrape": "true", "port": "{}", "path": "/metrics"}
 
 
 @once
-def test_kubernetes_would_not_take_a_misspelt_one(manifests: list[Document]) -> None:
+def test_the_check_of_manifests_finds_typing_errors(manifests: list[Document]) -> None:
     deployment = find(manifests, "Deployment", "task-service")
     deployment["spec"]["template"]["spec"]["terminationGracePeriod"] = 20
     with pytest.raises(kubernetes_validate.ValidationError, match="terminationGracePeriod"):
         validate(deployment)
 
 
-def test_kustomize_gives_the_manifests_versions_and_settings(baked: Path, manifests: list[Document]) -> None:
+def test_kustomize_sets_versions_and_settings(baked: Path, manifests: list[Document]) -> None:
     kubectl = program("kubernetes-client", "kubectl")
     printed = run(kubectl, "kustomize", "deploy/kubernetes", cwd=baked, env=environment()).stdout
     built = list(yaml.safe_load_all(printed))
@@ -217,7 +217,7 @@ def test_kubernetes_selectors_find_their_pods(manifests: list[Document]) -> None
         assert any(found.items() >= wanted.items() for found in labels), selector
 
 
-def test_kubernetes_runs_the_service_as_compose_does(manifests: list[Document], stack: Stack) -> None:
+def test_kubernetes_and_compose_run_the_service_alike(manifests: list[Document], stack: Stack) -> None:
     api = container(manifests, "api")
     assert_same_container(api, stack.api)
     assert [port["containerPort"] for port in api["ports"]] == stack.ports
@@ -265,7 +265,7 @@ def assert_same_checks(container: Document, check: dict[str, Any]) -> None:
 
 
 @with_jobs
-def test_kubernetes_runs_worker_and_valkey_as_compose_does(manifests: list[Document], stack: Stack) -> None:
+def test_kubernetes_and_compose_run_worker_and_valkey_alike(manifests: list[Document], stack: Stack) -> None:
     worker = container(manifests, "worker")
     assert_same_container(worker, stack.worker)
     check = stack.health_check(1)
@@ -282,7 +282,7 @@ def test_kubernetes_runs_worker_and_valkey_as_compose_does(manifests: list[Docum
 
 
 @only(SQLITE_UV, SQLITE_UV_GPU)
-def test_on_kubernetes_one_pod_has_the_file_of_sqlite(manifests: list[Document]) -> None:
+def test_on_kubernetes_one_pod_has_the_sqlite_file(manifests: list[Document]) -> None:
     spec = find(manifests, "Deployment", "task-service")["spec"]
     assert (spec["replicas"], spec["strategy"]) == (1, {"type": "Recreate"})
     [mounted] = [pod for pod in pod_specs(manifests) if "task-service" in json.dumps(pod.get("volumes", [])).split('"')]
@@ -290,7 +290,7 @@ def test_on_kubernetes_one_pod_has_the_file_of_sqlite(manifests: list[Document])
 
 
 @on_postgres
-def test_on_kubernetes_replicas_leave_connections_to_the_database(
+def test_on_kubernetes_replicas_leave_database_connections_free(
     baked: Path, manifests: list[Document], stack: Stack
 ) -> None:
     migrate = container(manifests, "migrate")
@@ -308,7 +308,7 @@ def test_on_kubernetes_replicas_leave_connections_to_the_database(
     )  # max_connections, less a reserve for jobs, migrations and people
 
 
-def test_each_file_opens_with_how_it_is_used(baked: Path) -> None:
+def test_each_file_begins_with_its_usage(baked: Path) -> None:
     page = (baked / "deploy" / "README.md").read_text()
     for file in filter(Path.is_file, (baked / "deploy").rglob("*")):
         if file.suffix == ".json":  # JSON has no comments
@@ -320,7 +320,7 @@ def test_each_file_opens_with_how_it_is_used(baked: Path) -> None:
             assert re.search("`.+`|^#   [a-z]", "\n".join(opening), re.MULTILINE), file
 
 
-def test_names_fit_however_long_the_service_s_is(bake: Bake) -> None:
+def test_long_names_stay_within_limits(bake: Bake) -> None:
     slug = "a" * 50
     project = bake(database="postgres", gpu=True, project_slug=slug)
     for file in (project / "deploy" / "kubernetes").iterdir():
@@ -357,7 +357,7 @@ def unknown_words(value: Any, shape: Shape) -> Iterator[str]:
 
 
 @on_postgres
-def test_ecs_takes_the_task_definitions(baked: Path) -> None:
+def test_ecs_accepts_the_task_definitions(baked: Path) -> None:
     files = sorted((baked / "deploy" / "ecs").iterdir())
     assert files
     for file in files:
@@ -366,12 +366,12 @@ def test_ecs_takes_the_task_definitions(baked: Path) -> None:
 
 @only(POSTGRES_UV)
 @pytest.mark.parametrize("damage", [{"cpus": "256"}, {"memory": 512}, {"networkMode": "awsvpcs"}])
-def test_ecs_would_not_take_a_wrong_one(damage: Document, baked: Path) -> None:
+def test_the_check_of_task_definitions_finds_errors(damage: Document, baked: Path) -> None:
     assert faults({**task_definition(baked), **damage})
 
 
 @on_postgres
-def test_ecs_runs_the_service_as_the_image_says(baked: Path, combination: Combination, stack: Stack) -> None:
+def test_ecs_runs_the_service_as_the_image_defines(baked: Path, combination: Combination, stack: Stack) -> None:
     definition = task_definition(baked)
     assert (definition["cpu"], definition["memory"]) == ("256", "512")  # the smallest pair on Fargate
     assert limits_of(stack.api)["memory"] == "512M"
@@ -397,7 +397,7 @@ def assert_same_task(container: Document, service: Document, check: dict[str, An
     ]
 
 
-def test_on_ecs_secrets_are_where_the_images_are(bake: Bake) -> None:
+def test_on_ecs_secrets_are_in_the_account_and_region_of_the_images(bake: Bake) -> None:
     registry = "210987654321.dkr.ecr.eu-central-1.amazonaws.com/your-team"
     text = (bake(database="postgres", registry=registry) / "deploy" / "ecs" / "task-definition.json").read_text()
     assert "arn:aws:secretsmanager:eu-central-1:210987654321:secret:task-service-AbCdEf:API_KEY_SECRET::" in text
@@ -406,7 +406,7 @@ def test_on_ecs_secrets_are_where_the_images_are(bake: Bake) -> None:
 
 
 @on_postgres
-def test_aws_knows_the_commands_in_the_readme_and_takes_their_json(baked: Path) -> None:
+def test_aws_accepts_the_commands_and_json_in_the_pages(baked: Path) -> None:
     blocks = code_blocks(baked / "deploy" / "README.md", "ECS", "sh")
     commands = [shlex.split(line) for block in blocks for line in block.replace("\\\n", "").splitlines()]
     assert [command[2] for command in commands[2:]] == ["register-task-definition", "run-task", "update-service"]
@@ -425,7 +425,7 @@ def test_aws_knows_the_commands_in_the_readme_and_takes_their_json(baked: Path) 
             assert json.loads(secrets).keys() == set(settings)
 
 
-def test_every_setting_in_deploy_is_one_of_the_service(baked: Path) -> None:
+def test_deploy_uses_only_settings_of_the_service(baked: Path) -> None:
     known = set(re.findall("^(?:# )?([A-Z_]+)=", (baked / ".env.prod.example").read_text(), re.MULTILINE))
     known |= {"TMPDIR", "OPENBLAS_NUM_THREADS"}  # for Python and NumPy
     folder = baked / "deploy"
@@ -452,7 +452,7 @@ def units(baked: Path, tmp_path: Path) -> list[Path]:
     return copies
 
 
-def test_systemd_takes_the_units_and_calls_them_secure(units: list[Path], tmp_path: Path) -> None:
+def test_systemd_accepts_the_units_and_rates_them_secure(units: list[Path], tmp_path: Path) -> None:
     analyze = program("systemd", "systemd-analyze")
     env = environment(SYSTEMD_UNIT_PATH=f"{tmp_path}:")
     run(analyze, "verify", "--man=no", *units, cwd=tmp_path, env=env)
@@ -462,7 +462,7 @@ def test_systemd_takes_the_units_and_calls_them_secure(units: list[Path], tmp_pa
     assert len(re.findall("Overall exposure level for .*: [0-9.]+ OK", printed)) == len(services)
 
 
-def test_systemd_runs_the_service_as_compose_does(baked: Path, combination: Combination, stack: Stack) -> None:
+def test_systemd_and_compose_run_the_service_alike(baked: Path, combination: Combination, stack: Stack) -> None:
     folder = baked / "deploy" / "systemd"
     [started] = re.findall("^ExecStart=.*/(python .*)$", (folder / "task-service.service").read_text(), re.MULTILINE)
     assert started.split() == stack.command
@@ -497,7 +497,7 @@ exit "$STATUS"
 
 
 @only(SQLITE_UV, POSTGRES_UV)
-def test_a_backup_is_kept_for_days_and_longer_where_none_can_be_made(baked: Path, tmp_path: Path) -> None:
+def test_backups_are_kept_for_days_and_longer_if_new_ones_fail(baked: Path, tmp_path: Path) -> None:
     (tmp_path / "docker").write_text(DOCKER)
     (tmp_path / "docker").chmod(0o755)
     backups = tmp_path / "backups"
@@ -618,12 +618,12 @@ def listens(port: int) -> bool:
     return True
 
 
-def test_caddy_takes_the_file(baked: Path, tmp_path: Path) -> None:
+def test_caddy_accepts_the_file(baked: Path, tmp_path: Path) -> None:
     command = [program("caddy", "caddy"), "validate", "--adapter", "caddyfile", "--config", "deploy/caddy/Caddyfile"]
     run(*command, cwd=baked, env=environment(HOME=str(tmp_path)))
 
 
-def test_caddy_leads_each_name_to_its_port_and_keeps_admin_and_metrics_inside(proxy: Proxy) -> None:
+def test_caddy_routes_each_name_to_its_port_but_not_admin_and_metrics(proxy: Proxy) -> None:
     with upstream(proxy.api_port) as api, upstream(proxy.mcp_port) as mcp:
         assert proxy.status("GET", "api.example.com", "/tasks?limit=1") == 200
         assert proxy.status("POST", "mcp.example.com", "/mcp") == 200
@@ -633,7 +633,7 @@ def test_caddy_leads_each_name_to_its_port_and_keeps_admin_and_metrics_inside(pr
     assert mcp.arrived == [("POST", "mcp.example.com", "/mcp")]  # by its name, which is in MCP_ALLOWED_HOSTS
 
 
-def test_caddy_lets_requests_wait_while_the_service_is_replaced(proxy: Proxy) -> None:
+def test_caddy_holds_requests_while_the_service_is_replaced(proxy: Proxy) -> None:
     with proxy.sent("GET", "api.example.com", "/tasks") as get, proxy.sent("POST", "mcp.example.com", "/mcp") as post:
         assert select.select([get.sock, post.sock], [], [], 1)[0] == [], "answered while nothing listens"
         with upstream(proxy.api_port) as api, upstream(proxy.mcp_port) as mcp:
@@ -646,7 +646,7 @@ def rules(baked: Path) -> list[Document]:
     return list(group["rules"])
 
 
-def test_prometheus_takes_the_alerts(baked: Path) -> None:
+def test_prometheus_accepts_the_alerts(baked: Path) -> None:
     run(
         program("prometheus", "promtool"),
         "check",
@@ -660,7 +660,7 @@ def test_prometheus_takes_the_alerts(baked: Path) -> None:
         assert rule["annotations"]["runbook"].endswith(".")
 
 
-def test_alerts_fire_when_they_should_and_only_then(baked: Path, combination: Combination, tmp_path: Path) -> None:
+def test_alerts_fire_only_when_they_should(baked: Path, combination: Combination, tmp_path: Path) -> None:
     promtool = program("prometheus", "promtool")
     without_runbooks = [{**rule, "annotations": {"summary": rule["annotations"]["summary"]}} for rule in rules(baked)]
     (tmp_path / "rules.yml").write_text(yaml.safe_dump({"groups": [{"name": "all", "rules": without_runbooks}]}))
@@ -681,7 +681,7 @@ def queries(project: Path, interval: str = "5m") -> list[str]:
     return [query.replace("$__rate_interval", interval) for query in found]
 
 
-def test_prometheus_takes_the_queries_of_the_dashboard(baked: Path, tmp_path: Path) -> None:
+def test_prometheus_accepts_the_queries_of_the_dashboard(baked: Path, tmp_path: Path) -> None:
     as_rules = [{"record": f"query:{number}", "expr": query} for number, query in enumerate(queries(baked))]
     (tmp_path / "rules.yml").write_text(yaml.safe_dump({"groups": [{"name": "queries", "rules": as_rules}]}))
     run(program("prometheus", "promtool"), "check", "rules", "rules.yml", cwd=tmp_path, env=environment())
@@ -711,7 +711,7 @@ def exported(baked: Path) -> dict[str, set[str]]:
     return found
 
 
-def test_alerts_and_dashboard_ask_for_what_the_service_exports(baked: Path) -> None:
+def test_alerts_and_dashboard_query_what_the_service_exports(baked: Path) -> None:
     known = exported(baked)
     assert len(known) > 5
     for query in [*queries(baked), *(rule["expr"] for rule in rules(baked))]:

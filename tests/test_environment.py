@@ -50,7 +50,7 @@ def lock_only(package: str, project: Path) -> None:
 
 
 @pytest.mark.parametrize("package_manager", QUESTIONS["package_manager"])
-def test_what_users_have_set_for_pip_and_python_changes_nothing(
+def test_users_settings_for_pip_and_python_change_nothing(
     package_manager: str, bake: Bake, env: dict[str, str], tmp_path: Path
 ) -> None:
     project = shutil.copytree(bake(package_manager=package_manager), tmp_path / "with a blank" / "task-service")
@@ -67,7 +67,7 @@ def test_what_users_have_set_for_pip_and_python_changes_nothing(
 
 
 @pytest.mark.parametrize("package_manager", QUESTIONS["package_manager"])
-def test_what_was_installed_for_a_python_that_is_gone_is_installed_anew(
+def test_packages_are_installed_again_if_their_python_is_gone(
     package_manager: str, bake: Bake, env: dict[str, str], tmp_path: Path
 ) -> None:
     """As with an environment from outside a development container, which test_run.py tries."""
@@ -123,7 +123,7 @@ def commits(folder: Path, env: dict[str, str], tmp_path: Path) -> str:
         *(("subfolder", ""), ("subfolder", ".hooks"), ("worktree", ""), ("worktree", ".hooks")),
     ],
 )
-def test_the_git_hook_is_installed_where_git_looks_for_it(
+def test_the_git_hook_is_installed_in_the_right_folder(
     place: str, hooks_path: str, project: Path, env: dict[str, str], tmp_path: Path
 ) -> None:
     top = project.parent if place == "subfolder" else project
@@ -144,7 +144,7 @@ def test_the_git_hook_is_installed_where_git_looks_for_it(
 
 
 @pytest.mark.parametrize("theirs", ["pre-commit", "core.hooksPath"])
-def test_the_git_hook_overwrites_no_other_and_says_what_to_add(
+def test_the_git_hook_overwrites_no_other_hook_and_says_what_to_add(
     theirs: str, project: Path, env: dict[str, str], tmp_path: Path
 ) -> None:
     run("git", "init", "--quiet", cwd=project, env=env)

@@ -201,7 +201,7 @@ REFUSED_NAMES = [
 
 
 @pytest.mark.parametrize(("arguments", "message"), REFUSED_NAMES)
-def test_a_name_that_cannot_work_is_refused_and_nothing_written(
+def test_an_invalid_name_is_rejected_and_nothing_is_written(
     arguments: list[str], message: str, rendered: Path, python: Path
 ) -> None:
     before = updates.tree(rendered)
@@ -262,7 +262,7 @@ REFUSED: list[tuple[list[Callable[[Path], None]], str, str]] = [
 
 
 @pytest.mark.parametrize(("alter", "command", "message"), REFUSED)
-def test_what_could_cost_work_is_refused_and_nothing_written(
+def test_nothing_is_written_if_work_could_be_lost(
     alter: list[Callable[[Path], None]], command: str, message: str, project: Path, python: Path
 ) -> None:
     for each in alter:
@@ -273,7 +273,7 @@ def test_what_could_cost_work_is_refused_and_nothing_written(
     assert updates.tree(project) == before
 
 
-def test_variables_of_git_do_not_hide_what_could_cost_work(project: Path, rendered: Path, python: Path) -> None:
+def test_variables_of_git_do_not_hide_uncommitted_work(project: Path, rendered: Path, python: Path) -> None:
     """They lead to another repository, in which everything is committed."""
     without_duplicates(project)
     with_a_new_file(project)

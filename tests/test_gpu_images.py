@@ -69,7 +69,7 @@ def config(image: str) -> Any:
 
 
 @once
-def test_a_change_of_the_code_changes_the_last_two_layers_alone(images: Images, tmp_path: Path) -> None:
+def test_a_change_of_the_code_changes_only_the_last_two_layers(images: Images, tmp_path: Path) -> None:
     """Not those below with CUDA and other packages, a gigabyte that each push and pull would transfer."""
     folder = shutil.copytree(images.folder, tmp_path / "changed")
     with (folder / "app" / "worker.py").open("a") as code:
@@ -94,7 +94,7 @@ def test_its_size_is_within_the_limit(images: Images) -> None:
 
 
 @once
-def test_the_service_s_image_knows_nothing_of_cuda(images: Images) -> None:
+def test_the_service_s_image_has_no_cuda(images: Images) -> None:
     find = "import importlib.util as u; print([n for n in ('celery', 'cuda', 'cupy', 'nvidia') if u.find_spec(n)])"
     assert docker("run", *ALONE, images.service, "python", "-c", find) == "['celery']"
     assert "NVIDIA" not in json.dumps(config(images.service)["Config"])
@@ -102,7 +102,7 @@ def test_the_service_s_image_knows_nothing_of_cuda(images: Images) -> None:
 
 @once
 @pytest.mark.parametrize("value", ["ture", "yes", "True", ""])
-def test_a_mistyped_argument_ends_the_build_and_says_what_it_takes(images: Images, value: str) -> None:
+def test_an_invalid_argument_ends_the_build_with_the_allowed_values(images: Images, value: str) -> None:
     printed = build(images.folder, f"--build-arg=ENABLE_GPU={value}", status=1)
     assert "ENABLE_GPU must be true or false" in printed
 
@@ -117,7 +117,7 @@ DEVELOPMENT = ["--env=ENVIRONMENT=development", "--env=DATABASE_URL="]
 
 
 @once
-def test_a_worker_that_is_to_use_a_gpu_does_not_start_without_one_and_says_what_to_check(images: Images) -> None:
+def test_a_worker_that_requires_a_gpu_ends_without_one_and_says_what_to_check(images: Images) -> None:
     command = ["docker", "run", *ALONE, *DEVELOPMENT, "--env=DEVICE=cuda", images.worker]
     printed = run(*command, cwd=images.folder, env=environment(), status=1).stderr
     assert "DEVICE=cuda, but no CUDA device can be used" in printed
@@ -125,7 +125,7 @@ def test_a_worker_that_is_to_use_a_gpu_does_not_start_without_one_and_says_what_
 
 
 @once
-def test_left_to_itself_it_takes_the_cpu_where_there_is_no_gpu(images: Images) -> None:
+def test_by_default_it_uses_the_cpu_if_there_is_no_gpu(images: Images) -> None:
     assert docker("run", *ALONE, *DEVELOPMENT, images.worker, *FIND_DEVICE) == "cpu"
 
 
@@ -157,7 +157,7 @@ def wait_for(stack: Stack, job: str, key: str, state: str) -> None:
 
 
 @only(POSTGRES_PIP_GPU)
-def test_the_stack_runs_jobs_and_a_worker_that_is_stopped_releases_its_job(production: Stack) -> None:
+def test_the_stack_runs_jobs_and_a_stopped_worker_releases_its_job(production: Stack) -> None:
     rest = url(production)
     key = production.issue_key("jobs")
     for _ in range(2):

@@ -167,7 +167,7 @@ def test_the_build_has_no_warning(project: Project) -> None:
     assert "no warnings found" in docker("build", "--check", project.folder)
 
 
-def test_its_configuration_is_that_of_a_service(project: Project) -> None:
+def test_its_configuration_is_right(project: Project) -> None:
     [image] = json.loads(docker("image", "inspect", project.image))
     config = image["Config"]
     assert config["User"] == "1000"
@@ -218,18 +218,18 @@ def _same(member: tarfile.TarInfo, other: tarfile.TarInfo | None) -> bool:
     return other is not None and (member.size, member.mtime, member.mode) == (other.size, other.mtime, other.mode)
 
 
-def test_it_holds_no_stray_file(project: Project) -> None:
+def test_it_contains_no_stray_file(project: Project) -> None:
     assert strays(project.image) == []
 
 
-def test_the_service_belongs_to_its_user_who_may_not_change_it(project: Project) -> None:
+def test_its_user_owns_the_service_but_cannot_change_it(project: Project) -> None:
     files = {name: member for name, member in file_system(project.image).items() if name.startswith("srv/")}
     assert {"srv/app/main.py", "srv/migrations/env.py"} < files.keys()
     assert {(member.uid, member.gid) for member in files.values()} == {(1000, 0)}
     assert [name for name, member in files.items() if member.mode & 0o222] == []
 
 
-def test_its_user_can_write_to_the_data_and_nothing_else(project: Project, running: Container) -> None:
+def test_its_user_can_only_write_to_the_data(project: Project, running: Container) -> None:
     assert running.exec("id", "-un") == "appuser"
     search = "find / -xdev -writable -not -type l -not -path '/proc/*' -not -path '/dev/*' 2>/dev/null || true"
     open_to_all = {"/tmp", "/var/tmp", "/run/lock"}
@@ -244,14 +244,14 @@ def test_exactly_the_lock_for_production_is_installed(project: Project) -> None:
     assert packages.keys().isdisjoint({"pytest", "ruff", "mypy", "watchfiles", "uv", "schemathesis"})
 
 
-def test_it_holds_no_tool_of_the_build(project: Project) -> None:
+def test_it_contains_no_build_tools(project: Project) -> None:
     tools = ["cc", "gcc", "g++", "make", "uv", "git", "curl"]
     find = f"command -v python && for tool in {' '.join(tools)}; do command -v $tool || true; done"
     assert len(docker("run", "--rm", project.image, "sh", "-c", find).splitlines()) == 1
 
 
 @each_database
-def test_the_engine_finds_it_healthy(running: Container) -> None:
+def test_its_health_check_passes(running: Container) -> None:
     wait_until(
         lambda: running.inspect()["State"]["Health"]["Status"] == "healthy",
         timeout=60,
@@ -299,7 +299,7 @@ def test_a_killed_worker_is_replaced(running: Container, key: str) -> None:
 
 
 @once
-def test_what_takes_too_much_memory_is_killed_and_the_service_goes_on(running: Container, key: str) -> None:
+def test_a_process_out_of_memory_is_killed_and_the_service_continues(running: Container, key: str) -> None:
     running.exec("python", "-c", "b'x' * 800_000_000", status=137)
     answer = call(f"{running.url()}/tasks", key=key, data={"title": "Still there"})
     assert answer.status == 201
@@ -336,13 +336,13 @@ def test_a_stop_lets_the_request_in_flight_finish(project: Project, options: lis
 
 @pytest.mark.alone
 @once
-def test_a_request_that_never_ends_does_not_hold_up_a_stop(project: Project, options: list[str]) -> None:
+def test_an_endless_request_does_not_delay_a_stop(project: Project, options: list[str]) -> None:
     with service(project, options) as started:
         assert stop_during_a_request(started, started.issue_key(), rest_after=None).startswith(b"HTTP/1.1 503 ")
 
 
 @each_package_manager
-def test_as_an_arbitrary_user_it_runs_and_a_start_compiles_nothing(project: Project, options: list[str]) -> None:
+def test_it_runs_as_an_arbitrary_user_and_compiles_nothing(project: Project, options: list[str]) -> None:
     """Compiling would take seconds on a quarter of a CPU. The memory is what the README recommends to start with."""
     limits = ["--memory=256m", "--memory-swap=256m"]
     with service(project, options, "--user=12345:0", "--env=PYTHONVERBOSE=1", *limits) as started:
@@ -430,7 +430,7 @@ print(most)
 
 
 @each_database
-def test_without_settings_it_works_or_names_what_is_missing(project: Project) -> None:
+def test_without_settings_it_works_or_lists_what_is_missing(project: Project) -> None:
     publish = ["--publish=127.0.0.1::8000", "--publish=127.0.0.1::8051"]
     with container(*publish, project.image) as started:
         if project.uses_sqlite:
@@ -447,7 +447,7 @@ def test_without_settings_it_works_or_names_what_is_missing(project: Project) ->
 
 
 @once
-def test_app_env_is_the_environment_of_the_image(project: Project) -> None:
+def test_app_env_sets_the_environment(project: Project) -> None:
     image = build(project.folder, "production", "--build-arg=APP_ENV=development")
     assert docker("run", "--rm", image, "printenv", "ENVIRONMENT") == "development"
     assert docker("run", "--rm", project.image, "printenv", "ENVIRONMENT") == "production"
@@ -460,7 +460,7 @@ def source(project: Project, tmp_path: Path) -> Path:
 
 
 @each_package_manager
-def test_a_change_of_the_source_builds_no_package_again(source: Path) -> None:
+def test_a_change_of_the_source_does_not_install_packages_again(source: Path) -> None:
     (source / PROBES).write_text((source / PROBES).read_text() + "\n# changed\n")
     command = ["docker", "build", "--progress=plain", "--output=type=cacheonly", "."]
     log = run(*command, cwd=source, env=environment()).stderr
@@ -470,7 +470,7 @@ def test_a_change_of_the_source_builds_no_package_again(source: Path) -> None:
 
 
 @once
-def test_without_a_dockerignore_nothing_else_gets_in(source: Path) -> None:
+def test_without_a_dockerignore_nothing_else_is_copied(source: Path) -> None:
     (source / ".dockerignore").unlink()
     for name in JUNK:
         (source / name).parent.mkdir(exist_ok=True)
@@ -479,7 +479,7 @@ def test_without_a_dockerignore_nothing_else_gets_in(source: Path) -> None:
 
 
 @each_package_manager
-def test_a_package_that_does_not_match_its_hash_is_refused(source: Path) -> None:
+def test_a_package_with_another_hash_is_rejected(source: Path) -> None:
     lock = source / "requirements.txt"
     lock.write_text(re.sub(r"sha256:[0-9a-f]{8}", "sha256:00000000", lock.read_text()))
     docker("build", "--quiet", "--target=builder", source, status=1, timeout=300)
@@ -520,7 +520,7 @@ def assert_kept(project: Project, options: list[str], next_options: list[str]) -
 
 
 @once
-def test_a_folder_that_it_cannot_write_is_a_clear_error(project: Project, tmp_path: Path) -> None:
+def test_a_read_only_folder_is_a_clear_error(project: Project, tmp_path: Path) -> None:
     folder = host_folder(tmp_path, owner="0:0", mode="755")
     with container(*HARDENED, f"--volume={folder}:/data", project.image) as started:
         assert started.wait_for_end() == 1

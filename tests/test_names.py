@@ -109,7 +109,7 @@ def render(folder: Path, **answers: str) -> Path:
 
 
 @pytest.mark.parametrize("value", HOSTILE)
-def test_any_name_is_the_same_wherever_it_appears(value: str, tmp_path: Path) -> None:
+def test_any_name_is_the_same_everywhere(value: str, tmp_path: Path) -> None:
     project = render(tmp_path, project_slug="other", **dict.fromkeys(READ_BACK, value))
     for question, places in READ_BACK.items():
         for name, read in places.items():
@@ -120,7 +120,7 @@ def test_any_name_is_the_same_wherever_it_appears(value: str, tmp_path: Path) ->
     run(SCRIPTS / "ruff", "check", "--no-cache", "--ignore=I001", *checked, cwd=project, env=environment())
 
 
-def test_a_long_description_stays_on_its_line(tmp_path: Path) -> None:
+def test_a_long_description_stays_on_one_line(tmp_path: Path) -> None:
     value = 'It\'s "long" ' * 24 + "and ends"
     project = render(tmp_path, description=value)
     for name, read in READ_BACK["description"].items():

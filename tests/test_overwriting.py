@@ -78,7 +78,7 @@ def where_git_is_led_elsewhere(project: Path, env: dict[str, str]) -> None:
         where_git_is_led_elsewhere,
     ],
 )
-def test_files_that_git_could_not_bring_back_are_not_overwritten(
+def test_uncommitted_files_are_not_overwritten(
     damage: Callable[[Path, dict[str, str]], None], skip: list[str], project: Path, env: dict[str, str]
 ) -> None:
     damage(project, env)
@@ -88,7 +88,7 @@ def test_files_that_git_could_not_bring_back_are_not_overwritten(
     assert tree(project) == before
 
 
-def test_what_is_committed_is_overwritten(project: Path, bake: Bake, env: dict[str, str]) -> None:
+def test_committed_files_are_overwritten(project: Path, bake: Bake, env: dict[str, str]) -> None:
     run(*OVER, cwd=project.parent, env=env)
     rendered = tree(bake(database="postgres", registry="quay.io/a"))
     assert tree(project).items() >= rendered.items()
@@ -101,7 +101,7 @@ def test_what_is_committed_is_overwritten(project: Path, bake: Bake, env: dict[s
 
 
 @pytest.mark.parametrize("holds", [[], ["git", "init", "--quiet", "task-service"]])
-def test_a_folder_that_holds_no_file_is_taken(holds: list[str], env: dict[str, str], tmp_path: Path) -> None:
+def test_an_empty_folder_is_used(holds: list[str], env: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "task-service").mkdir()
     if holds:
         run(*holds, cwd=tmp_path, env=env)

@@ -32,34 +32,34 @@ def run_tests_inside(image: str, *options: str) -> None:
 
 
 @only(POSTGRES_PIP_GPU)
-def test_the_quick_ones_pass_on_postgresql_with_jobs(bake: Bake, combination: Combination) -> None:
+def test_quick_tests_pass_on_postgresql_with_jobs(bake: Bake, combination: Combination) -> None:
     run_tests_inside(build(bake(**combination._asdict()), "ci"), "-m", "not slow and not gpu")
 
 
 @pytest.mark.alone
 @only(POSTGRES_PIP_GPU)
-def test_the_slow_ones_pass_on_postgresql_with_jobs(bake: Bake, combination: Combination) -> None:
+def test_slow_tests_pass_on_postgresql_with_jobs(bake: Bake, combination: Combination) -> None:
     run_tests_inside(build(bake(**combination._asdict()), "ci"), "-m", "slow and not gpu")
 
 
 @only(SQLITE_VENV)
-def test_the_quick_ones_pass_on_a_newer_python(bake: Bake, combination: Combination) -> None:
+def test_quick_tests_pass_on_a_newer_python(bake: Bake, combination: Combination) -> None:
     run_tests_inside(build(bake(**combination._asdict()), "ci", NEWER_PYTHON), *QUICK)
 
 
 @pytest.mark.alone
 @only(SQLITE_VENV)
-def test_the_slow_ones_pass_on_a_newer_python(bake: Bake, combination: Combination) -> None:
+def test_slow_tests_pass_on_a_newer_python(bake: Bake, combination: Combination) -> None:
     run_tests_inside(build(bake(**combination._asdict()), "ci", NEWER_PYTHON), *SLOW)
 
 
 @only(SQLITE_UV)
-def test_the_quick_ones_pass_after_changes_and_an_update(updated: Path) -> None:
+def test_quick_tests_pass_after_changes_and_an_update(updated: Path) -> None:
     run_tests_inside(build(updated, "ci"), *QUICK)
 
 
 @only(SQLITE_UV)
-def test_an_updated_project_serves_what_was_added(updated: Path) -> None:
+def test_an_updated_project_serves_its_own_route(updated: Path) -> None:
     with container(*HARDENED, "--publish=127.0.0.1::8000", build(updated, "production")) as started:
         started.wait_for_health()
         key = started.issue_key()

@@ -62,7 +62,7 @@ def project(bake: Bake, combination: Combination, tmp_path_factory: pytest.TempP
         docker("rmi", "--force", PREFIX, f"{PREFIX}-ml", *names)
 
 
-def test_images_are_built_called_measured_published_and_signed(project: Project) -> None:
+def test_an_image_is_built_tried_published_and_signed(project: Project) -> None:
     assert '"tools":' in project.make("image", "smoke")
     assert "sm_120: " in project.make("worker-image", "worker-smoke")
     assert f"{PREFIX}-ml takes " in project.make("size", "worker-size")

@@ -124,14 +124,14 @@ def render_guarded(folder: Path, combination: Combination, days: int) -> Path:
     return folder / "task-service"
 
 
-def test_the_files_are_the_expected_ones(baked: Path, combination: Combination) -> None:
+def test_the_list_of_files_is_as_expected(baked: Path, combination: Combination) -> None:
     expected = [TREE, TREE_WITH[combination.database]]
     if combination.gpu:
         expected += [TREE_WITH_GPU, TREE_WITH_GPU_ON_POSTGRES if combination.database == "postgres" else ""]
     assert sorted(files(baked)) == sorted(set(" ".join(expected).split()))
 
 
-def test_every_file_meets_the_whitespace_contract(baked: Path) -> None:
+def test_white_space_is_clean(baked: Path) -> None:
     faults = []
     for name, content in files(baked).items():
         text = content.decode("utf-8")
@@ -149,7 +149,7 @@ def test_every_file_meets_the_whitespace_contract(baked: Path) -> None:
     assert faults == []
 
 
-def test_no_template_code_is_left_over(baked: Path) -> None:
+def test_no_template_code_is_left(baked: Path) -> None:
     # GitHub, Docker, Prometheus and Grafana use braces too.
     jinja = re.compile(r"cookiecutter\.|\{%|(?<!\$)\{\{(?!\.|json \.|print \.| \$|\w+\}\})|\{#")
     assert [name for name, content in files(baked).items() if jinja.search(content.decode())] == []
@@ -169,7 +169,7 @@ def test_every_file_parses(baked: Path) -> None:
     run(SCRIPTS / "ruff", "format", "--check", "--no-cache", "--quiet", ".", cwd=baked, env=environment())
 
 
-def test_the_dockerfile_passes_hadolint_and_says_why_where_it_does_not_listen(baked: Path) -> None:
+def test_the_dockerfile_passes_hadolint_and_explains_exceptions(baked: Path) -> None:
     run(SCRIPTS / "hadolint", "--no-color", "Dockerfile", cwd=baked, env=environment())
     ignored = re.findall(r"^# hadolint ignore=\S+(.*)$", (baked / "Dockerfile").read_text(), re.MULTILINE)
     assert ignored
@@ -183,7 +183,7 @@ def test_a_development_container_forwards_both_ports(bake: Bake) -> None:
 
 
 @pytest.mark.nightly
-def test_a_development_container_is_as_its_schema_has_it(bake: Bake) -> None:
+def test_the_development_container_matches_its_schema(bake: Bake) -> None:
     run(
         SCRIPTS / "check-jsonschema",
         "--schemafile",
@@ -201,7 +201,7 @@ def test_rendering_is_deterministic_and_needs_nothing_but_cookiecutter(
     assert files(render_guarded(tmp_path / "later", combination, days=400)) == files(baked)
 
 
-def test_cuda_is_in_a_lock_of_its_own(baked: Path, combination: Combination) -> None:
+def test_cuda_has_its_own_lock(baked: Path, combination: Combination) -> None:
     locks = {lock.name: "nvidia-cublas==" in lock.read_text() for lock in baked.glob("requirements*.txt")}
     expected = {"requirements.txt": False, "requirements-dev.txt": False}
     assert locks == (expected | {"requirements-gpu.txt": True} if combination.gpu else expected)
@@ -214,7 +214,7 @@ APPENDED_TO = [
 ]
 
 
-def test_the_last_lines_of_what_people_append_to_depend_on_no_answer(bake: Bake) -> None:
+def test_last_lines_of_files_that_people_append_to_depend_on_no_answer(bake: Bake) -> None:
     answers = [
         *(each._asdict() for each in COMBINATIONS),
         *({"registry": registry, "gpu": True} for registry in REGISTRIES),
@@ -242,7 +242,7 @@ def test_keys_in_the_files_of_ai_assistants_and_in_env_files_are_ignored_by_git(
     assert ignored == secret
 
 
-def test_production_asks_for_no_more_than_a_host_of_one_cpu_has(baked: Path) -> None:
+def test_production_fits_a_host_with_one_cpu(baked: Path) -> None:
     for file in baked.glob("compose.*.yaml"):
         text = file.read_text(encoding="utf-8").replace("${CPUS:-1}", "1")
         for name, service in yaml.safe_load(text)["services"].items():
@@ -250,13 +250,13 @@ def test_production_asks_for_no_more_than_a_host_of_one_cpu_has(baked: Path) -> 
             assert float(limits.get("cpus", 1)) <= 1, f"{name} in {file.name}"
 
 
-def test_development_takes_no_port_of_the_host_but_its_own(baked: Path) -> None:
+def test_development_publishes_only_its_own_ports(baked: Path) -> None:
     services = yaml.safe_load((baked / "compose.yaml").read_text(encoding="utf-8"))["services"]
     published = [port.split(":")[1] for service in services.values() for port in service.get("ports", []) if port]
     assert sorted(filter(None, published)) == ["8000", "8051"]
 
 
-def test_the_dockerfile_asks_for_nothing_that_buildah_does_not_know(baked: Path) -> None:
+def test_buildah_understands_the_dockerfile(baked: Path) -> None:
     dockerfile = (baked / "Dockerfile").read_text(encoding="utf-8")
     assert "--start-interval" not in dockerfile
     targets = re.findall(r"target=([^ ,]+)", dockerfile)
@@ -264,7 +264,7 @@ def test_the_dockerfile_asks_for_nothing_that_buildah_does_not_know(baked: Path)
     assert all(target.startswith("/") for target in targets)
 
 
-def test_the_readme_draws_the_stages_of_the_dockerfile(baked: Path) -> None:
+def test_the_pages_show_the_stages_of_the_dockerfile(baked: Path) -> None:
     picture = (baked / "README.md").read_text(encoding="utf-8").partition("flowchart LR\n")[2].partition("```")[0]
     drawn = set[tuple[str, str]]()
     for line in picture.splitlines():
@@ -291,11 +291,11 @@ def test_the_readme_and_the_notes_for_coding_assistants_are_short(baked: Path) -
     assert lines["AGENTS.md"] <= 60
 
 
-def test_every_link_in_the_pages_leads_somewhere(baked: Path) -> None:
+def test_no_link_in_the_pages_is_broken(baked: Path) -> None:
     assert {page.name: broken for page in pages(baked) if (broken := broken_links(page))} == {}
 
 
-def test_pages_name_only_targets_modules_and_files_that_there_are(baked: Path) -> None:
+def test_pages_mention_only_existing_targets_modules_and_files(baked: Path) -> None:
     makefile = (baked / "Makefile").read_text(encoding="utf-8")
     targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
     targets |= {f"worker-{target}" for target in targets} if "\nworker-%:" in makefile else set()
@@ -315,14 +315,14 @@ def code(page: str) -> str:
     return "\n".join(block or inline for block, inline in re.findall(r"```\w+\n(.+?)```|`([^`\n]+)`", page, re.DOTALL))
 
 
-def test_git_takes_every_rendered_file(baked: Path, tmp_path: Path) -> None:
+def test_git_tracks_every_rendered_file(baked: Path, tmp_path: Path) -> None:
     env = environment(GIT_DIR=str(tmp_path), GIT_WORK_TREE=str(baked), GIT_CONFIG_GLOBAL="/dev/null")
     run("git", "init", "--quiet", cwd=baked, env=env)
     untracked = run("git", "ls-files", "--others", "--exclude-standard", cwd=baked, env=env).stdout.splitlines()
     assert sorted(untracked) == sorted(files(baked))
 
 
-def test_file_names_check_out_on_windows() -> None:
+def test_file_names_are_valid_on_windows() -> None:
     names = run("git", "ls-files", "-coz", "--exclude-standard", cwd=TEMPLATE, env=environment()).stdout.split("\0")
     parts = {part for name in names for part in name.split("/")}
     assert [part for part in parts if WINDOWS_REFUSES.search(part)] == []
@@ -330,5 +330,5 @@ def test_file_names_check_out_on_windows() -> None:
 
 
 @pytest.mark.parametrize("name", ["a:b", "con", "NUL.txt", "a ", "a.", 'a"b', "a|b", "COM1"])
-def test_the_check_for_windows_names_finds_bad_ones(name: str) -> None:
+def test_the_check_of_windows_names_finds_invalid_ones(name: str) -> None:
     assert WINDOWS_REFUSES.search(name)

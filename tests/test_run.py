@@ -105,7 +105,7 @@ def test_exactly_the_lock_is_installed_and_stays(installed: Service) -> None:
 
 @slow
 @only(*EACH_PACKAGE_MANAGER)
-def test_a_dependency_comes_and_goes_with_its_line_in_pyproject(
+def test_a_dependency_is_added_and_removed_with_its_line_in_pyproject(
     bake: Bake, combination: Combination, python: Path, tmp_path: Path
 ) -> None:
     """In a project with few packages, because pip and venv install all again."""
@@ -136,7 +136,7 @@ def staged(installed: Service) -> Service:
 
 @slow
 @only(SQLITE_PIP, POSTGRES_UV)
-def test_what_is_rendered_passes_its_own_hooks(staged: Service) -> None:
+def test_a_new_project_passes_its_own_hooks(staged: Service) -> None:
     """If this says that locks changed, run `make locks`."""
     printed = staged.make("hooks")
     assert "Failed" not in printed
@@ -173,7 +173,7 @@ def test_bad_files_are_not_committed(staged: Service) -> None:
 
 @slow
 @once
-def test_in_a_folder_of_a_larger_repository_it_checks_its_own_files(
+def test_in_a_subdirectory_of_a_larger_repository_it_checks_its_own_files(
     staged: Service, baked: Path, tmp_path: Path
 ) -> None:
     project = borrow(staged, shutil.copytree(baked, tmp_path / "larger" / "(tasks)"))
@@ -190,7 +190,7 @@ def test_in_a_folder_of_a_larger_repository_it_checks_its_own_files(
 
 
 @once
-def test_a_lock_that_does_not_fit_is_not_committed_but_mended(staged: Service) -> None:
+def test_an_outdated_lock_is_updated_instead_of_committed(staged: Service) -> None:
     files = [staged.folder / name for name in ("pyproject.toml", "requirements.txt", "requirements-dev.txt")]
     before = [file.read_text() for file in files]
     try:
@@ -214,7 +214,7 @@ def test_its_quick_tests_pass(installed: Service) -> None:
 
 @slow
 @only(SQLITE_PIP, SQLITE_VENV)
-def test_pytest_runs_whichever_package_manager_installed_it(installed: Service) -> None:
+def test_pytest_runs_with_each_package_manager(installed: Service) -> None:
     assert " passed" in installed.make(*QUICK_TESTS, "ARGS=tests/test_problems.py")
 
 
@@ -264,7 +264,7 @@ def test_all_commands_for_coding_assistants_are_tested(baked: Path) -> None:
 
 @slow
 @only(POSTGRES_UV)
-def test_the_readme_moves_data_to_the_other_database(installed: Service, baked: Path, tmp_path: Path) -> None:
+def test_data_moves_to_the_other_database_as_the_page_says(installed: Service, baked: Path, tmp_path: Path) -> None:
     project = borrow(installed, shutil.copytree(baked, tmp_path / "task-service"))
     run(installed.python, "-c", FILL_SQLITE, cwd=project, env=installed.env)
     with sqlite3.connect(project / "app.backup") as old:
@@ -279,7 +279,7 @@ def test_the_readme_moves_data_to_the_other_database(installed: Service, baked: 
 
 @slow
 @only(SQLITE_UV, SQLITE_UV_GPU)
-def test_the_readme_says_what_becomes_of_migrations_when_jobs_come_or_go(
+def test_migrations_follow_the_pages_if_jobs_are_added_or_removed(
     installed: Service, combination: Combination, github: Path, tmp_path: Path
 ) -> None:
     env = {**installed.env, **updates.user(github, tmp_path), "PATH": installed.env["PATH"]}
@@ -383,7 +383,7 @@ def test_an_assistant_s_configuration_from_the_readme_works(running: Running) ->
 
 @slow
 @once
-def test_the_pages_say_how_to_issue_a_key_that_may_only_read(running: Running) -> None:
+def test_a_read_only_key_is_issued_as_the_page_says(running: Running) -> None:
     service = running.service
     [issue, *_] = code_blocks(service.folder / "docs" / "assistants.md", "With a key", "sh")
     command = issue.replace("python", str(service.python), 1)
@@ -452,9 +452,7 @@ def remove_development_container(project: Path) -> Iterator[None]:
 @slow
 @pytest.mark.docker
 @once
-def test_a_development_container_opens_installed_and_serves_on_the_ports_that_it_forwards(
-    baked: Path, tmp_path: Path
-) -> None:
+def test_a_development_container_is_installed_and_serves_on_its_forwarded_ports(baked: Path, tmp_path: Path) -> None:
     """The project was installed before, with a Python that the container lacks. Editors forward a port by connecting to it
     inside the container, as this does."""
     project = shutil.copytree(baked, tmp_path / "task-service")
@@ -657,7 +655,7 @@ def test_an_interpreter_is_found_on_path_then_in_pyenv_then_by_uv(
     ("package_manager", "needs"),
     [("uv", "uv, or Python 3.12 or newer"), ("pip", "Python 3.12 or newer"), ("venv", "Python 3.12 or newer")],
 )
-def test_without_an_interpreter_the_lack_is_named(package_manager: str, needs: str, bake: Bake, tmp_path: Path) -> None:
+def test_a_missing_interpreter_is_named(package_manager: str, needs: str, bake: Bake, tmp_path: Path) -> None:
     old = tmp_path / "old"
     old.write_text("#!/bin/sh\nexit 1\n")
     old.chmod(0o755)

@@ -23,7 +23,7 @@ def test_they_follow_the_specification_of_compose(baked: Path) -> None:
     run(SCRIPTS / schema[0], *schema[1:], *sorted(baked.glob("compose*.yaml")), cwd=baked, env=environment())
 
 
-def test_production_has_the_services_of_its_answers(baked: Path, combination: Combination) -> None:
+def test_production_has_the_services_that_the_answers_need(baked: Path, combination: Combination) -> None:
     expected = {"api", "check"}
     expected |= {"database", "migrate"} if combination.database == "postgres" else set()
     expected |= {"valkey", "worker"} if combination.gpu else set()
@@ -45,7 +45,7 @@ def test_production_is_hardened_and_limited(baked: Path) -> None:
 
 
 @pytest.mark.parametrize("file", ["compose.yaml", "compose.prod.yaml"])
-def test_ports_are_published_on_this_machine_alone(file: str, baked: Path) -> None:
+def test_ports_are_published_only_on_this_machine(file: str, baked: Path) -> None:
     published = {name: service["ports"] for name, service in services(baked, file).items() if "ports" in service}
     assert "api" in published
     assert all(port.startswith("127.0.0.1:") for ports in published.values() for port in ports)
@@ -58,7 +58,7 @@ def test_the_database_does_not_get_the_service_s_secrets(baked: Path) -> None:
 
 
 @only(SQLITE_UV_GPU)
-def test_on_a_gpu_the_worker_has_one_and_insists_on_it(baked: Path) -> None:
+def test_with_compose_gpu_the_worker_has_and_requires_a_gpu(baked: Path) -> None:
     worker = services(baked, "compose.gpu.yaml")["worker"]
     assert worker["environment"] == {"DEVICE": "cuda"}
     devices = [{"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}]

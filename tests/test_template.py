@@ -26,7 +26,7 @@ def test_its_own_code_is_clean(check: str) -> None:
     run(SCRIPTS / tool, *arguments, cwd=TEMPLATE, env=environment())
 
 
-def test_make_new_renders_beside_the_clone_and_installs_only_what_that_takes(clone: Path, tmp_path: Path) -> None:
+def test_make_new_renders_next_to_the_clone_and_installs_only_cookiecutter(clone: Path, tmp_path: Path) -> None:
     cache = os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache"))
     path = make_path(tmp_path / "bin", python3=PYTHON)
     env = environment(PATH=path, PYENV_ROOT=str(tmp_path), HOME=str(tmp_path), XDG_CACHE_HOME=cache)
@@ -49,9 +49,7 @@ def test_make_new_renders_beside_the_clone_and_installs_only_what_that_takes(clo
         ('case "$*" in *ensurepip*) exit 1 ;; esac', "cannot make virtual environments: install its venv package"),
     ],
 )
-def test_a_machine_where_something_is_missing_is_told_what(
-    python: str, missing: str, clone: Path, tmp_path: Path
-) -> None:
+def test_missing_programs_are_named(python: str, missing: str, clone: Path, tmp_path: Path) -> None:
     script = tmp_path / "script"
     script.write_text(f"#!/bin/sh\n{python}\n")
     script.chmod(0o755)
@@ -60,7 +58,7 @@ def test_a_machine_where_something_is_missing_is_told_what(
 
 
 @pytest.mark.parametrize(("required", "status", "outcome"), [("", 0, "SKIPPED"), ("1", 1, "ERROR")])
-def test_what_needs_docker_is_skipped_without_it_or_fails_if_docker_is_required(
+def test_without_docker_its_tests_are_skipped_or_fail_if_it_is_required(
     required: str, status: int, outcome: str, tmp_path: Path
 ) -> None:
     env = environment(PATH=make_path(tmp_path / "bin"), REQUIRE_DOCKER=required)
@@ -71,14 +69,14 @@ def test_what_needs_docker_is_skipped_without_it_or_fails_if_docker_is_required(
 
 
 @pytest.mark.nightly
-def test_its_lock_is_what_it_would_resolve_itself(clone: Path) -> None:
+def test_its_lock_is_up_to_date(clone: Path) -> None:
     env = environment(UV_PYTHON=sys.executable)
     run("make", "lock", "--old-file=.venv/requirements-dev", f"BIN={SCRIPTS}", cwd=clone, env=env)
     assert run("git", "diff", "--stat", cwd=clone, env=env).stdout == "", "run `make lock`"
 
 
 @pytest.mark.nightly
-def test_the_services_locks_are_refreshed_from_their_dependencies(clone: Path) -> None:
+def test_the_services_locks_are_updated_from_their_dependencies(clone: Path) -> None:
     project = clone / "{{cookiecutter.project_slug}}" / "pyproject.toml"
     project.write_text(project.read_text().replace("dependencies = [\n", 'dependencies = [\n    "six>=1.16",\n', 1))
     refreshed = run(sys.executable, "scripts/refresh_locks.py", cwd=clone, env=environment()).stdout
@@ -109,7 +107,7 @@ PAGES = sorted(path.relative_to(TEMPLATE).as_posix() for path in (*TEMPLATE.glob
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_every_link_within_the_template_leads_somewhere(page: str) -> None:
+def test_no_link_within_the_template_is_broken(page: str) -> None:
     assert broken_links(TEMPLATE / page) == []
 
 

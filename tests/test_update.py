@@ -102,7 +102,7 @@ RENDERED = [
 
 
 @pytest.mark.parametrize(("answers", "checkout"), RENDERED)
-def test_cookiecutter_renders_what_cruft_does_and_records_it_byte_for_byte(
+def test_cookiecutter_and_cruft_render_and_record_the_same_bytes(
     answers: dict[str, object], checkout: str | None, env: dict[str, str], tmp_path: Path
 ) -> None:
     version = ["--checkout", checkout] if checkout else []
@@ -115,7 +115,7 @@ def test_cookiecutter_renders_what_cruft_does_and_records_it_byte_for_byte(
     assert b"checkout" in tree(project)[".cruft.json"]
 
 
-def test_what_cookiecutter_rendered_can_be_checked_compared_and_updated_at_once(
+def test_cruft_can_check_compare_and_update_what_cookiecutter_rendered(
     project: Path, newest: Path, env: dict[str, str]
 ) -> None:
     assert "up to date" in cruft(newest, env, "check")
@@ -136,7 +136,7 @@ UNTRACKED = [
 
 
 @pytest.mark.parametrize(("make", "template", "reason"), UNTRACKED)
-def test_without_an_origin_none_is_recorded_and_one_line_says_why(
+def test_an_origin_that_cannot_be_recorded_is_reported_in_one_line(
     make: str, template: str, reason: str, env: dict[str, str], tmp_path: Path
 ) -> None:
     run("sh", "-ec", make, cwd=tmp_path, env=env)
@@ -171,14 +171,14 @@ ALTERED = [
 
 
 @pytest.mark.parametrize(("alter", "reason"), ALTERED)
-def test_of_a_template_that_was_altered_no_origin_is_recorded(
+def test_no_origin_is_recorded_for_an_altered_template(
     alter: str, reason: str, env: dict[str, str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert record_origin(alter, env, tmp_path) is None
     assert f"because the template {reason}." in capfd.readouterr().out
 
 
-def test_where_there_is_no_git_no_origin_is_recorded(
+def test_no_origin_is_recorded_without_git(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("PATH", "")
@@ -202,7 +202,7 @@ CREDENTIALS = [
 
 
 @pytest.mark.parametrize(("cloned", "recorded"), CREDENTIALS)
-def test_no_credentials_of_the_template_s_address_are_recorded(
+def test_no_credentials_in_the_template_s_url_are_recorded(
     cloned: str, recorded: str, env: dict[str, str], tmp_path: Path
 ) -> None:
     origin = record_origin(f"git remote set-url origin '{cloned}'", env, tmp_path)
@@ -220,7 +220,7 @@ def test_it_can_be_linked_later(newest: Path, env: dict[str, str], tmp_path: Pat
 
 
 @only(SQLITE_UV, SQLITE_VENV, POSTGRES_PIP_GPU)
-def test_an_update_brings_what_is_new_and_keeps_what_was_changed(
+def test_an_update_merges_the_template_s_changes_and_keeps_the_user_s(
     combination: Combination, updated: Path, env: dict[str, str], tmp_path: Path
 ) -> None:
     before = tmp_path / "before"
@@ -235,7 +235,7 @@ def test_an_update_brings_what_is_new_and_keeps_what_was_changed(
     assert conflicts(updated, env) == []
 
 
-def test_where_one_file_cannot_be_merged_all_others_are(
+def test_a_conflict_in_one_file_leaves_the_others_merged(
     project: Path, newest: Path, env: dict[str, str], tmp_path: Path
 ) -> None:
     change(project)
@@ -248,7 +248,7 @@ def test_where_one_file_cannot_be_merged_all_others_are(
     assert tree(project) == {**as_updated(newest, project), REMOVED[0]: b"ours = True\n"}
 
 
-def test_a_project_in_a_folder_of_a_larger_repository_is_updated_there(
+def test_a_project_in_a_subdirectory_of_a_larger_repository_is_updated(
     project: Path, newest: Path, env: dict[str, str], no_resolver: Path, tmp_path: Path
 ) -> None:
     inner = tmp_path / "larger" / "services" / "tasks"
@@ -262,9 +262,7 @@ def test_a_project_in_a_folder_of_a_larger_repository_is_updated_there(
     assert not (tmp_path / "larger" / ADDED).exists()
 
 
-def test_what_the_project_takes_for_its_own_is_left_alone(
-    project: Path, env: dict[str, str], no_resolver: Path
-) -> None:
+def test_skipped_files_are_not_updated(project: Path, env: dict[str, str], no_resolver: Path) -> None:
     updates.edit(project / "pyproject.toml", r"^skip = \[", 'skip = ["README.md", "compose*",')
     commit(project, env)
     before = tree(project)
@@ -274,9 +272,7 @@ def test_what_the_project_takes_for_its_own_is_left_alone(
     assert not {name for name in changed if name.startswith(("README.md", "compose", *SKIPPED))}
 
 
-def test_a_folder_that_was_deleted_stays_so_and_gets_no_new_file(
-    project: Path, newest: Path, env: dict[str, str], no_resolver: Path
-) -> None:
+def test_a_deleted_folder_stays_deleted(project: Path, newest: Path, env: dict[str, str], no_resolver: Path) -> None:
     shutil.rmtree(project / "deploy")
     commit(project, env)
     template_update(project, env, tools=no_resolver)
@@ -285,7 +281,7 @@ def test_a_folder_that_was_deleted_stays_so_and_gets_no_new_file(
     assert tree(project) == {name: text for name, text in expected.items() if not name.startswith("deploy/")}
 
 
-def test_lines_that_changed_on_both_sides_conflict_and_no_others(
+def test_only_lines_that_changed_on_both_sides_conflict(
     project: Path, newest: Path, env: dict[str, str], tmp_path: Path
 ) -> None:
     newest = shutil.copytree(newest, tmp_path / "newest")
@@ -435,7 +431,7 @@ REFUSED: list[tuple[Damage, dict[str, str], str]] = [
 
 
 @pytest.mark.parametrize(("damage", "answers", "message"), REFUSED)
-def test_what_could_cost_work_or_cannot_be_done_is_refused_and_changes_nothing(
+def test_an_update_that_is_impossible_or_could_lose_work_changes_nothing(
     damage: Damage, answers: dict[str, str], message: str, project: Path, env: dict[str, str]
 ) -> None:
     damage(project, env)
@@ -448,7 +444,7 @@ def test_what_could_cost_work_or_cannot_be_done_is_refused_and_changes_nothing(
 COSTLY = "It costs $5, `id` \\ {x} 🚀"
 
 
-def test_the_printed_command_updates_with_the_good_answers(
+def test_the_printed_command_updates_with_the_valid_answers(
     project: Path, env: dict[str, str], no_resolver: Path, tmp_path: Path
 ) -> None:
     printed = template_update(project, env, switch(api_port="80", mcp_port="9000", description=COSTLY), status=2)
@@ -491,7 +487,7 @@ SWITCHED: list[list[dict[str, object]]] = [
 ]
 
 
-def test_every_answer_is_switched() -> None:
+def test_every_answer_is_changed() -> None:
     questions = {question: values for question, values in QUESTIONS.items() if not question.startswith("_")}
     for question, values in questions.items():
         switched = {
@@ -503,7 +499,7 @@ def test_every_answer_is_switched() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("cycle", SWITCHED)
-def test_answers_that_are_switched_are_as_if_they_had_been_given_first(
+def test_changed_answers_give_the_same_project_as_a_new_rendering(
     cycle: list[dict[str, object]], env: dict[str, str], tmp_path: Path
 ) -> None:
     fresh = [tree(render(tmp_path / str(number), env, **answers)) for number, answers in enumerate(cycle)]
@@ -538,7 +534,7 @@ def extended(project: Path, env: dict[str, str]) -> Path:
 
 
 @pytest.mark.slow
-def test_an_update_leaves_locks_that_fit_and_hold_what_was_added(
+def test_an_update_keeps_locks_valid_with_added_dependencies(
     extended: Path, env: dict[str, str], tmp_path: Path
 ) -> None:
     answers = {"database": "postgres", "gpu": True}
@@ -553,7 +549,7 @@ def test_an_update_leaves_locks_that_fit_and_hold_what_was_added(
 
 
 @pytest.mark.slow
-def test_one_command_puts_locks_right_whatever_is_left_in_them(project: Path, env: dict[str, str]) -> None:
+def test_make_lock_repairs_locks_with_conflicts(project: Path, env: dict[str, str]) -> None:
     lock(project, env)
     expected = tree(project)
     for each in project.glob("requirements*.txt"):
@@ -615,7 +611,7 @@ def repository(project: Path, env: dict[str, str], no_resolver: Path, tmp_path: 
     return Repository(project, env, tmp_path / "runner", no_resolver)
 
 
-def test_what_is_new_in_the_template_is_proposed_once(
+def test_the_template_s_changes_are_proposed_once(
     project: Path, newest: Path, repository: Repository, env: dict[str, str], tmp_path: Path
 ) -> None:
     before = git(repository.origin, env, "rev-parse", "main")
@@ -658,7 +654,7 @@ RUNS: list[tuple[Damage, str, int, str]] = [
 
 
 @pytest.mark.parametrize(("alter", "token", "status", "told"), RUNS)
-def test_nothing_is_proposed_silently_or_in_vain(
+def test_updates_that_fail_or_change_nothing_are_not_proposed(
     alter: Damage,
     token: str,
     status: int,

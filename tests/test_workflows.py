@@ -127,7 +127,7 @@ def test_a_push_of_anything_else_starts_nothing(ref: str, workflow: actions.Work
 
 
 @pytest.mark.parametrize("event", PUBLISHED)
-def test_the_tags_are_those_of_the_event(event: str, bake: Bake, tmp_path: Path) -> None:
+def test_tags_match_the_event(event: str, bake: Bake, tmp_path: Path) -> None:
     project = shutil.copytree(bake(registry=REGISTRIES["other"]), tmp_path / "project")
     workflow = actions.load(project / ".github" / "workflows" / "ci.yml")
     git = ["git", "-c", "user.name=tests", "-c", "user.email=tests@example.com"]
@@ -150,7 +150,7 @@ esac
 
 
 @pytest.mark.parametrize(("worker", "suffix"), [("", ""), ("worker-", "-ml")])
-def test_one_call_saves_and_pushes_the_image_of_this_machine(
+def test_one_command_saves_and_pushes_this_machine_s_image(
     worker: str, suffix: str, bake: Bake, tmp_path: Path
 ) -> None:
     project = shutil.copytree(bake(registry=REGISTRIES["other"], gpu=True), tmp_path / "project")
@@ -170,7 +170,7 @@ def test_one_call_saves_and_pushes_the_image_of_this_machine(
     ]
 
 
-def test_layers_are_read_where_they_are_and_else_kept(bake: Bake, tmp_path: Path) -> None:
+def test_cached_layers_are_read_or_saved(bake: Bake, tmp_path: Path) -> None:
     project = bake()
     [folder] = actions.load(project / ".github" / "workflows" / "ci.yml")["jobs"]["image"]["env"]
     (tmp_path / "docker").write_text(FAKE_DOCKER)
@@ -183,7 +183,7 @@ def test_layers_are_read_where_they_are_and_else_kept(bake: Bake, tmp_path: Path
     assert re.findall("--cache-[a-z]+", cold + warm) == ["--cache-to", "--cache-from"]
 
 
-def test_what_is_built_to_be_published_comes_with_sbom_and_provenance(bake: Bake) -> None:
+def test_published_images_have_sbom_and_provenance(bake: Bake) -> None:
     jobs = actions.load(bake(gpu=True) / ".github" / "workflows" / "ci.yml")["jobs"]
     builds = [
         step["run"] for step in jobs["image"]["steps"] if re.match(r"make (worker-)?image\b(?!-)", step.get("run", ""))
@@ -219,12 +219,12 @@ def evaluated_inputs(job: actions.Job, action: str, event: Event) -> list[dict[s
 
 
 @pytest.mark.parametrize("event", PUBLISHED)
-def test_the_login_is_that_of_the_registry(event: str, kind: str, workflow: actions.Workflow) -> None:
+def test_the_login_matches_the_registry(event: str, kind: str, workflow: actions.Workflow) -> None:
     publish = workflow["jobs"]["publish"]
     assert evaluated_inputs(publish, "docker/login-action", EVENTS[event]) == [LOGINS[kind]]
 
 
-def test_the_readme_names_what_the_login_needs_and_nothing_else(project: Path, kind: str) -> None:
+def test_the_pages_list_exactly_what_the_login_needs(project: Path, kind: str) -> None:
     workflow = (project / ".github" / "workflows" / "ci.yml").read_text()
     readme = (project / "docs" / "publish.md").read_text()
     needed = set(re.findall(r"(?:secrets|vars)\.(\w+)", workflow))
@@ -239,29 +239,27 @@ def test_the_readme_names_what_the_login_needs_and_nothing_else(project: Path, k
         ("210987654321.dkr.ecr.us-gov-west-1.amazonaws.com", "arn:aws-us-gov:iam::210987654321:role/", "us-gov-west-1"),
     ],
 )
-def test_the_host_of_ecr_says_whose_role_is_assumed_where(host: str, role: str, region: str, bake: Bake) -> None:
+def test_the_ecr_host_determines_role_and_region(host: str, role: str, region: str, bake: Bake) -> None:
     workflow = actions.load(bake(registry=f"{host}/team") / ".github" / "workflows" / "ci.yml")
     inputs = evaluated_inputs(workflow["jobs"]["publish"], "aws-actions/configure-aws-credentials", EVENTS["tag"])
     assert inputs == [{"role-to-assume": f"{role}AWS_ROLE as stored", "aws-region": region}]
 
 
 @pytest.mark.parametrize("event", [event for event in EVENTS if event not in PUBLISHED])
-def test_what_publishes_nothing_asks_for_no_secret_and_may_only_read(event: str, workflow: actions.Workflow) -> None:
+def test_jobs_that_do_not_publish_use_no_secrets_and_can_only_read(event: str, workflow: actions.Workflow) -> None:
     assert workflow["permissions"] == {}
     for job in jobs_that_run(workflow, EVENTS[event]).values():
         assert job["permissions"] == {"contents": "read"}
         assert not re.search(r"(secrets|vars)\.|github\.token", str(job))
 
 
-def test_who_publishes_may_only_what_that_takes(kind: str, workflow: actions.Workflow) -> None:
+def test_jobs_that_publish_have_minimal_permissions(kind: str, workflow: actions.Workflow) -> None:
     packages = {"packages": "write"} if kind == "ghcr" else {}
     assert workflow["jobs"]["publish"]["permissions"] == {"contents": "read", "id-token": "write", **packages}
 
 
 @pytest.mark.parametrize(("gpu", "prefixes"), [(False, [""]), (True, ["", "worker-"])])
-def test_an_image_is_tested_called_and_scanned_before_it_is_uploaded(
-    gpu: bool, prefixes: list[str], bake: Bake
-) -> None:
+def test_an_image_is_tested_tried_and_scanned_before_it_is_uploaded(gpu: bool, prefixes: list[str], bake: Bake) -> None:
     workflow = actions.load(bake(gpu=gpu) / ".github" / "workflows" / "ci.yml")
     steps = workflow["jobs"]["image"]["steps"]
     commands = [step["run"].split() for step in steps if step.get("run", "").startswith("make ")]
@@ -280,7 +278,7 @@ def test_each_platform_is_built_without_emulation(workflow: actions.Workflow) ->
     assert "qemu" not in str(workflow)
 
 
-def test_a_newer_push_ends_the_run_of_a_pull_request_and_no_other(workflow: actions.Workflow) -> None:
+def test_a_newer_push_cancels_only_runs_of_pull_requests(workflow: actions.Workflow) -> None:
     cancels = workflow["concurrency"]["cancel-in-progress"]
     ended = [name for name, event in EVENTS.items() if actions.evaluate(cancels, event.context())]
     assert ended == ["pull request", "pull request from a fork"]
@@ -288,12 +286,12 @@ def test_a_newer_push_ends_the_run_of_a_pull_request_and_no_other(workflow: acti
     assert groups == {"CI-refs/pull/7/merge", "CI-refs/heads/main", "CI-refs/tags/v1.2.3"}
 
 
-def test_every_job_ends_in_time(workflow: actions.Workflow) -> None:
+def test_every_job_has_a_time_limit(workflow: actions.Workflow) -> None:
     assert all(0 < int(job["timeout-minutes"]) <= 30 for job in workflow["jobs"].values())
 
 
 @pytest.mark.parametrize(("manager", "count"), [("uv", 1), ("pip", 2), ("venv", 2)])
-def test_a_release_takes_nothing_from_a_cache(manager: str, count: int, bake: Bake) -> None:
+def test_a_release_uses_no_cache(manager: str, count: int, bake: Bake) -> None:
     workflow = actions.load(bake(package_manager=manager) / ".github" / "workflows" / "ci.yml")
     caches = [
         inputs["lookup-only"]
@@ -303,7 +301,7 @@ def test_a_release_takes_nothing_from_a_cache(manager: str, count: int, bake: Ba
     assert caches == ["true"] * count
 
 
-def test_every_action_is_pinned_by_commit_and_to_one_release(bake: Bake) -> None:
+def test_every_action_is_pinned_to_the_commit_of_one_release(bake: Bake) -> None:
     bakes = [bake(package_manager=manager, registry=registry) for manager, registry in ALL_ACTIONS]
     pins: dict[str, set[str]] = {}
     for folder in (TEMPLATE, *bakes):

@@ -68,7 +68,7 @@ def test_an_unknown_key_is_404(admin: TestClient, method: str, path: str) -> Non
     assert (response.status_code, response.json()["detail"]) == (404, "There is no API key 999999.")
 
 
-def test_what_may_be_wrong_is_documented(admin: TestClient) -> None:
+def test_possible_errors_are_documented(admin: TestClient) -> None:
     paths = admin.get("/openapi.json").json()["paths"]
     assert {"403", "409"} <= paths[PATH]["post"]["responses"].keys()
     for method, path in (("get", "/{key_id}"), ("post", "/{key_id}/revoke")):
@@ -76,13 +76,13 @@ def test_what_may_be_wrong_is_documented(admin: TestClient) -> None:
 
 
 @pytest.mark.parametrize("name", ["", " \t ", "x" * 101, "nul\0", None])
-def test_a_name_that_is_none_is_refused(admin: TestClient, name: str | None) -> None:
+def test_an_invalid_name_is_rejected(admin: TestClient, name: str | None) -> None:
     response = admin.post(PATH, json={"name": name})
     assert response.status_code == 422
     assert response.json()["errors"][0]["pointer"] == "body/name"
 
 
-def test_another_worker_trusts_a_revoked_key_for_less_than_five_seconds(
+def test_a_revoked_key_stops_working_on_other_workers_within_five_seconds(
     admin: TestClient, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert CACHE_SECONDS < 5

@@ -55,7 +55,7 @@ def test_no_route_answers_without_a_key(
 @pytest.mark.parametrize(
     "headers", [{}, {"X-API-Key": ""}, {"Authorization": "Bearer "}, {"Authorization": "key_1_" + "A" * 43}]
 )
-def test_who_sends_no_key_is_told_how_to(admin: TestClient, headers: dict[str, str]) -> None:
+def test_a_request_without_a_key_is_told_how_to_send_one(admin: TestClient, headers: dict[str, str]) -> None:
     """An empty key counts as none: it may come from an unset variable."""
     for url, path in ((REST_URL, "/gizmos"), (MCP_URL, "/mcp")):
         assert client_with(admin, headers, url).post(path).json()["detail"] == (
@@ -73,7 +73,7 @@ def test_who_sends_no_key_is_told_how_to(admin: TestClient, headers: dict[str, s
         "Authorization: Bearer  {} ",
     ],
 )
-def test_a_key_is_accepted_in_either_header_and_with_blanks_around_it(admin: TestClient, key: str, header: str) -> None:
+def test_a_key_is_accepted_in_either_header_and_with_spaces_around_it(admin: TestClient, key: str, header: str) -> None:
     name, _, value = header.format(key).partition(": ")
     assert client_with(admin, {name: value}).get("/gizmos").status_code == 200
     assert client_with(admin, {name: value}, MCP_URL).get("/mcp").status_code == 405
@@ -91,7 +91,7 @@ def test_a_key_is_accepted_in_either_header_and_with_blanks_around_it(admin: Tes
         "/token",
     ],
 )
-def test_nothing_suggests_that_there_is_oauth(admin: TestClient, key: str, url: str, path: str) -> None:
+def test_nothing_suggests_oauth(admin: TestClient, key: str, url: str, path: str) -> None:
     """On a 401, some clients would start OAuth discovery and ignore their key, or wait for a login."""
     for method in ("GET", "POST"):
         assert client_with(admin, {"X-API-Key": key}, url).request(method, path).status_code == 404
@@ -101,7 +101,7 @@ def test_nothing_suggests_that_there_is_oauth(admin: TestClient, key: str, url: 
             assert (refused.status_code, refused.json()["detail"]) == (404, f"There is no OAuth here. {reason}")
 
 
-def test_a_service_key_is_no_admin_key(client: TestClient, routes: list[tuple[str, str]]) -> None:
+def test_a_service_key_is_not_an_admin_key(client: TestClient, routes: list[tuple[str, str]]) -> None:
     admin_routes = [(method, path) for method, path in routes if path.startswith("/admin")]
     for method, path in [*admin_routes, ("GET", "/admin"), ("GET", "/admin/no/such")]:
         response = client.request(method, path)
@@ -111,7 +111,7 @@ def test_a_service_key_is_no_admin_key(client: TestClient, routes: list[tuple[st
         ), path
 
 
-def test_the_admin_key_is_no_service_key(admin: TestClient) -> None:
+def test_the_admin_key_is_not_a_service_key(admin: TestClient) -> None:
     for url in (f"{REST_URL}/gizmos", f"{MCP_URL}/mcp"):
         assert client_with(admin, {"X-API-Key": ADMIN_KEY}).post(url).status_code == 401
 
@@ -134,7 +134,7 @@ def test_probes_metrics_and_docs_need_no_key(admin: TestClient, path: str) -> No
 @pytest.mark.parametrize(
     "path", ["//gizmos", "/health/../gizmos", "/health/", "/gizmos%2f", "/HEALTH", "/docs/x", "/token/"]
 )
-def test_no_spelling_of_a_path_gets_around_the_key(admin: TestClient, path: str) -> None:
+def test_no_spelling_of_a_path_bypasses_the_key(admin: TestClient, path: str) -> None:
     assert client_with(admin).get(path).status_code == 401
 
 

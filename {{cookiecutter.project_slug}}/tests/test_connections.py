@@ -21,7 +21,7 @@ Connect = Callable[[], socket.socket]
 
 
 class Impatient(LimitedHttpProtocol):
-    patience = 0.4
+    timeout = 0.4
 
 
 class Crowded(LimitedHttpProtocol):
@@ -90,7 +90,7 @@ def status_of(connection: socket.socket) -> str:
     ],
     ids=["path", "header", "header without an end", "many headers", "name without an end"],
 )
-def test_large_headers_are_refused_and_counted(connect: Connect, head: bytes) -> None:
+def test_large_headers_are_rejected_and_counted(connect: Connect, head: bytes) -> None:
     before = closed("large_headers")
     connection = connect()
     connection.sendall(head)
@@ -98,7 +98,7 @@ def test_large_headers_are_refused_and_counted(connect: Connect, head: bytes) ->
     assert closed("large_headers") == before + 1
 
 
-def test_headers_below_the_limit_are_served_one_request_after_the_other(connect: Connect) -> None:
+def test_requests_with_headers_below_the_limit_are_served(connect: Connect) -> None:
     connection = connect()
     for _ in range(3):
         connection.sendall(b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"a" * 30_000 + b"\r\n\r\n")
@@ -106,7 +106,7 @@ def test_headers_below_the_limit_are_served_one_request_after_the_other(connect:
 
 
 @pytest.mark.parametrize("value", [b"a b", b" a b", b" a b \t ", b"a b\t"])
-def test_blanks_around_the_value_of_a_header_are_no_part_of_it(connect: Connect, value: bytes) -> None:
+def test_spaces_around_a_header_value_are_ignored(connect: Connect, value: bytes) -> None:
     """RFC 9110, 5.5."""
     connection = connect()
     connection.sendall(b"GET /header HTTP/1.1\r\nHost: a\r\nX:" + value + b"\r\nConnection: close\r\n\r\n")
@@ -115,7 +115,7 @@ def test_blanks_around_the_value_of_a_header_are_no_part_of_it(connect: Connect,
 
 
 @pytest.mark.parametrize("begun", [b"", b"GET / HTTP/1.1\r\nHost:"])
-def test_a_connection_that_does_not_send_a_request_is_closed(connect_impatient: Connect, begun: bytes) -> None:
+def test_a_connection_without_a_request_is_closed(connect_impatient: Connect, begun: bytes) -> None:
     before = closed("slow_headers")
     connection = connect_impatient()
     connection.sendall(begun)
@@ -134,13 +134,13 @@ def test_a_connection_stays_open_between_requests(connect_impatient: Connect) ->
     assert status_of(connection) == "HTTP/1.1 200 OK"
 
 
-def test_a_reader_that_does_not_read_is_closed(connect_impatient: Connect) -> None:
+def test_a_client_that_does_not_read_is_disconnected(connect_impatient: Connect) -> None:
     before = closed("not_read")
     connect_impatient().sendall(b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n")
     wait_until(lambda: closed("not_read") == before + 1, timeout=10, what="the connection is closed")
 
 
-def test_of_readers_that_leave_too_much_unread_the_one_that_has_read_nothing_for_longest_is_closed() -> None:
+def test_if_clients_leave_too_much_unread_the_one_that_stalled_first_is_disconnected() -> None:
     before = closed("not_read")
     with serve(Full) as connect:
         first, second = connect(), connect()
@@ -152,7 +152,7 @@ def test_of_readers_that_leave_too_much_unread_the_one_that_has_read_nothing_for
         assert sum(map(len, iter(lambda: second.recv(65_536), b""))) > len(LARGE_ANSWER)
 
 
-def test_of_too_many_connections_the_one_that_was_idle_longest_is_closed() -> None:
+def test_if_there_are_too_many_connections_the_longest_idle_one_is_closed() -> None:
     before = closed("too_many")
     with serve(Crowded) as connect:
         connections = [connect() for _ in range(Crowded.max_connections + 1)]

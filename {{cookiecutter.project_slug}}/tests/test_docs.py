@@ -19,7 +19,7 @@ def anyone(admin: TestClient) -> TestClient:
 
 
 @pytest.mark.parametrize("path", PAGES)
-def test_a_page_loads_only_what_the_service_has(anyone: TestClient, path: str) -> None:
+def test_a_page_loads_files_only_from_the_service(anyone: TestClient, path: str) -> None:
     page = anyone.get(path).text
     loaded = re.findall(r'(?:src|href|spec-url)="([^"]+)"', page)
     assert f"docs/{PAGES[path]}" in loaded
@@ -29,7 +29,7 @@ def test_a_page_loads_only_what_the_service_has(anyone: TestClient, path: str) -
 
 
 @pytest.mark.parametrize("path", PAGES)
-def test_a_page_holds_no_script_of_its_own(anyone: TestClient, path: str) -> None:
+def test_a_page_has_no_inline_scripts(anyone: TestClient, path: str) -> None:
     page = anyone.get(path).text
     assert re.findall(r"<script(?! src=)|\son\w+=|javascript:", page) == []
     policy = anyone.get(path).headers["Content-Security-Policy"]
@@ -38,14 +38,14 @@ def test_a_page_holds_no_script_of_its_own(anyone: TestClient, path: str) -> Non
 
 
 @pytest.mark.parametrize("path", sorted(DOCS_PATHS - {"/openapi.json"}))
-def test_a_browser_keeps_to_the_declared_type_and_asks_again_after_an_update(anyone: TestClient, path: str) -> None:
+def test_browsers_trust_the_declared_type_and_revalidate(anyone: TestClient, path: str) -> None:
     headers = anyone.get(path).headers
     assert headers["X-Content-Type-Options"] == "nosniff"
     assert headers["Referrer-Policy"] == "no-referrer"
     assert headers["Cache-Control"] == "no-cache"
 
 
-def test_a_file_that_the_browser_has_is_not_sent_again(anyone: TestClient) -> None:
+def test_a_cached_file_is_not_sent_again(anyone: TestClient) -> None:
     first = anyone.get("/docs/swagger-ui-bundle.js")
     again = anyone.get("/docs/swagger-ui-bundle.js", headers={"If-None-Match": first.headers["ETag"]})
     assert (again.status_code, again.content) == (304, b"")

@@ -41,7 +41,7 @@ def logged(caplog: pytest.LogCaptureFixture) -> Iterator[Lines]:
     logging.getLogger().removeHandler(handler)
 
 
-def test_a_request_is_one_line_with_what_was_asked_and_answered(client: TestClient, logged: Lines) -> None:
+def test_a_request_is_logged_in_one_line(client: TestClient, logged: Lines) -> None:
     response = client.get("/no/such/path")
     [access] = [line for line in logged() if line["logger"] == "app.access"]
     assert access | {"interface": "rest", "method": "GET", "path": "/no/such/path", "status": 404} == access
@@ -68,7 +68,7 @@ def test_probes_are_not_logged(client: TestClient, logged: Lines) -> None:
     assert [line for line in logged() if line["logger"] == "app.access"] == []
 
 
-def test_a_message_of_several_lines_stays_one_line(logged: Lines) -> None:
+def test_a_multi_line_message_is_logged_in_one_line(logged: Lines) -> None:
     logging.getLogger("app.anything").warning('two\nlines and a "quote"', extra={"name_of_a_thing": Path("a")})
     [line] = logged()
     assert (line["level"], line["logger"]) == ("WARNING", "app.anything")
@@ -76,7 +76,7 @@ def test_a_message_of_several_lines_stays_one_line(logged: Lines) -> None:
 
 
 @pytest.mark.parametrize("request_id", ["a", "a" * 64, "0f8fad5b-d9cb-469f-a165-70867728950e", "Run_7.retry-2"])
-def test_a_harmless_request_id_is_taken_over(client: TestClient, logged: Lines, request_id: str) -> None:
+def test_a_harmless_request_id_is_kept(client: TestClient, logged: Lines, request_id: str) -> None:
     response = client.get("/gizmos/999999", headers={"X-Request-ID": request_id})
     assert response.headers["X-Request-ID"] == response.json()["request_id"] == request_id
     assert [line["request_id"] for line in logged() if line["logger"] == "app.access"] == [request_id]
@@ -108,7 +108,7 @@ def test_a_harmful_request_id_is_replaced(client: TestClient, logged: Lines, req
 
 
 @pytest.mark.parametrize(("fault", "reason"), [("code", BROKEN), ("statement", "no_such_table")])
-def test_a_mistake_is_logged_in_full_and_answered_with_nothing_of_it(
+def test_a_bug_is_logged_with_details_that_the_response_does_not_show(
     client: TestClient, logged: Lines, fault: str, reason: str
 ) -> None:
     """Whether in Python or in SQL: neither is an outage, which would be a 503."""
@@ -129,7 +129,7 @@ def test_a_mistake_is_logged_in_full_and_answered_with_nothing_of_it(
     assert PRIVATE not in error["exception"], "the statement's data is in the log"
 
 
-def test_an_outage_is_logged_with_its_reason_and_answered_with_a_fixed_sentence(
+def test_an_outage_is_logged_with_its_reason_which_the_response_does_not_show(
     settings: Settings, unreachable_database: str, logged: Lines
 ) -> None:
     app = create_app(settings.model_copy(update={"database_url": SecretStr(unreachable_database)}))
@@ -148,7 +148,7 @@ def test_an_outage_is_logged_with_its_reason_and_answered_with_a_fixed_sentence(
 
 
 @pytest.mark.slow
-def test_every_line_of_the_service_is_json_with_time_level_and_logger(server: Server, key: str) -> None:
+def test_every_log_line_is_json_with_time_level_and_logger(server: Server, key: str) -> None:
     request_id = uuid.uuid4().hex
     fetch("GET", f"{server.url}/no/such/path", headers={"X-API-Key": key, "X-Request-ID": request_id})
     wait_until(lambda: request_id in server.log_file.read_text(), timeout=5, what="the request is logged")
@@ -162,7 +162,7 @@ def test_every_line_of_the_service_is_json_with_time_level_and_logger(server: Se
 
 
 @pytest.mark.slow
-def test_a_start_says_where_to_go_and_a_stop_says_no_more_than_it_must(tmp_path: Path, database_url: str) -> None:
+def test_a_start_logs_the_addresses_and_a_stop_logs_little(tmp_path: Path, database_url: str) -> None:
     with Server(tmp_path, app=GIZMOS_APP, DATABASE_URL=database_url) as server:
         assert server.stop(signal.SIGINT) == 0
     where = (
@@ -192,7 +192,7 @@ def test_a_request_id_cannot_smuggle_anything_past_the_server(server: Server, se
 
 
 @pytest.mark.slow
-def test_no_secret_is_in_any_log_line_or_answer(tmp_path: Path, database_url: str) -> None:
+def test_no_log_line_or_response_contains_a_secret(tmp_path: Path, database_url: str) -> None:
     settings = {"DATABASE_URL": database_url, "LOG_LEVEL": "DEBUG", "API_KEY_SECRET": API_KEY_SECRET}
     with Server(tmp_path, app=GIZMOS_APP, **settings) as server:
         key = server.issue_key(uuid.uuid4().hex)

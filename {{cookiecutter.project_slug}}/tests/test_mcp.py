@@ -44,7 +44,7 @@ def tools(mcp_client: TestClient) -> list[dict[str, Any]]:
     return listed
 
 
-def test_every_tool_says_what_it_does_and_may_do(tools: list[dict[str, Any]]) -> None:
+def test_every_tool_is_described_and_annotated(tools: list[dict[str, Any]]) -> None:
     for tool in tools:
         name, hints = tool["name"], tool["annotations"]
         assert tool["title"], name
@@ -62,7 +62,7 @@ def test_every_argument_is_described(tools: list[dict[str, Any]]) -> None:
             assert "title" not in schema, f"{tool['name']}: {argument}"  # would only repeat its name
 
 
-def test_only_tools_are_advertised_where_there_is_nothing_else(mcp_client: TestClient) -> None:
+def test_only_tools_are_advertised(mcp_client: TestClient) -> None:
     params = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "a test", "version": "1"}}
     begun = mcp_client.post("/mcp", json=LIST_TOOLS | {"method": "initialize", "params": params}).json()
     assert begun["result"]["capabilities"].keys() == {"tools"}
@@ -71,7 +71,7 @@ def test_only_tools_are_advertised_where_there_is_nothing_else(mcp_client: TestC
         assert error == {"code": METHOD_NOT_FOUND, "message": f"This server has tools only: there is no {method}."}
 
 
-def test_what_is_done_over_mcp_shows_over_rest_and_the_other_way_round(client: TestClient, call_tool: CallTool) -> None:
+def test_changes_over_mcp_are_visible_over_rest_and_vice_versa(client: TestClient, call_tool: CallTool) -> None:
     created = json.loads(call_tool("create_gizmo", title=" Opening hours "))
     gizmo = client.get(f"/gizmos/{created['id']}").json()
     assert gizmo["title"] == created["title"] == "Opening hours"
@@ -103,13 +103,13 @@ def test_what_is_done_over_mcp_shows_over_rest_and_the_other_way_round(client: T
         ("break_gizmo", {}, "Error executing tool break_gizmo"),
     ],
 )
-def test_an_error_says_what_to_do_differently_and_nothing_else(
+def test_an_error_says_only_what_to_do_differently(
     fail_tool: CallTool, tool: str, arguments: dict[str, Any], says: str
 ) -> None:
     assert fail_tool(tool, **arguments) == says
 
 
-def test_for_an_unknown_tool_those_that_exist_are_named(fail_tool: CallTool) -> None:
+def test_an_unknown_tool_is_answered_with_the_names_of_the_tools(fail_tool: CallTool) -> None:
     text = fail_tool("drop_table")
     assert text.startswith("There is no tool 'drop_table'. The tools are: ")
     assert "create_gizmo, get_gizmo, list_gizmos" in text
@@ -139,7 +139,7 @@ def test_without_a_database_a_tool_says_to_try_again(
     assert result["content"][0]["text"] == "The database is unavailable; try again in a few seconds."
 
 
-def test_a_refusal_is_a_json_rpc_error_besides_problem_details(mcp_client: TestClient) -> None:
+def test_a_rejection_is_both_a_json_rpc_error_and_problem_details(mcp_client: TestClient) -> None:
     response = mcp_client.post("/mcp", json=LIST_TOOLS, headers={"X-API-Key": "wrong"})
     assert (response.status_code, response.headers["Content-Type"]) == (401, "application/json")
     body = response.json()
@@ -148,7 +148,7 @@ def test_a_refusal_is_a_json_rpc_error_besides_problem_details(mcp_client: TestC
     assert body["request_id"] == response.headers["X-Request-ID"]
 
 
-def test_a_client_that_tries_to_register_for_oauth_is_told_in_its_words_what_to_send(mcp_client: TestClient) -> None:
+def test_a_client_that_tries_to_register_for_oauth_gets_an_error_that_it_understands(mcp_client: TestClient) -> None:
     """RFC 6749, 5.2: Claude Code and MCP Inspector cannot read any other error."""
     body = client_with(mcp_client, {}, MCP_URL).post("/register", json={"client_name": "x"}).json()
     assert isinstance(body["error"], str)
@@ -164,7 +164,7 @@ def test_the_path_may_end_with_a_slash(mcp_client: TestClient, path: str) -> Non
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS"])
 @pytest.mark.parametrize("path", ["/mcp", "/mcp/"])
-def test_anything_but_post_is_refused(mcp_client: TestClient, method: str, path: str) -> None:
+def test_only_post_is_allowed(mcp_client: TestClient, method: str, path: str) -> None:
     response = mcp_client.request(method, path, headers={"Accept": "text/event-stream"})
     assert (response.status_code, response.headers["Allow"]) == (405, "POST")
 
@@ -193,7 +193,7 @@ def test_an_allowed_host_is_served_on_any_port(mcp_client: TestClient, host: str
         "",
     ],
 )
-def test_another_host_is_refused(mcp_client: TestClient, host: str) -> None:
+def test_other_hosts_are_rejected(mcp_client: TestClient, host: str) -> None:
     response = mcp_client.post("/mcp", json=LIST_TOOLS, headers={"Host": host})
     assert (response.status_code, response.json()["title"]) == (421, "Misdirected Request")
 
@@ -223,12 +223,12 @@ def test_pages_of_an_allowed_origin_may_call(mcp_client: TestClient, origin: str
         "",
     ],
 )
-def test_pages_of_another_origin_may_not(mcp_client: TestClient, origin: str) -> None:
+def test_pages_of_other_origins_may_not_call(mcp_client: TestClient, origin: str) -> None:
     response = mcp_client.post("/mcp", json=LIST_TOOLS, headers={"Origin": origin})
     assert (response.status_code, response.json()["title"]) == (403, "Forbidden")
 
 
-def test_in_production_pages_of_this_machine_may_not(settings: Settings, key: str) -> None:
+def test_in_production_pages_on_this_machine_may_not_call(settings: Settings, key: str) -> None:
     app = create_app(settings.model_copy(update={"environment": "production"}))
     with TestClient(app, MCP_URL, headers={"X-API-Key": key, **JSON_RPC}) as client:
         assert client.post("/mcp", json=LIST_TOOLS).status_code == 200
@@ -249,7 +249,7 @@ def test_in_production_pages_of_this_machine_may_not(settings: Settings, key: st
         (b" " * 1_048_577, {}, 413),
     ],
 )
-def test_a_message_that_cannot_be_read_is_refused(
+def test_an_invalid_message_is_rejected(
     mcp_client: TestClient, content: bytes, headers: dict[str, str], status: int
 ) -> None:
     assert mcp_client.post("/mcp", content=content, headers=headers).status_code == status
@@ -264,7 +264,7 @@ def test_a_message_that_cannot_be_read_is_refused(
         {"Forwarded": 'host="localhost:8051"'},
     ],
 )
-def test_neither_port_serves_what_is_the_other_s(
+def test_each_port_serves_only_its_own_interface(
     client: TestClient, mcp_client: TestClient, headers: dict[str, str]
 ) -> None:
     assert client.post("/mcp", json=LIST_TOOLS, headers=headers | JSON_RPC).status_code == 404
@@ -299,7 +299,7 @@ def mcp_calls(server: Server, before: int) -> list[dict[str, Any]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", REVISIONS)
-async def test_both_revisions_of_the_protocol_are_spoken(server: Server, key: str, mode: str) -> None:
+async def test_both_protocol_revisions_work(server: Server, key: str, mode: str) -> None:
     async with connect(server, key, mode) as assistant:
         assert assistant.protocol_version == REVISIONS[mode]
         assert {"create_gizmo", "list_gizmos"} <= {tool.name for tool in (await assistant.list_tools()).tools}
@@ -337,7 +337,7 @@ async def test_many_assistants_at_once_are_served_by_both_workers(server: Server
         (ADMIN_KEY, INVALID),
     ],
 )
-async def test_without_a_valid_key_the_official_client_says_why(server: Server, key: str | None, remedy: str) -> None:
+async def test_the_official_client_reports_an_invalid_key(server: Server, key: str | None, remedy: str) -> None:
     before = len(server.logs())
     with pytest.RaisesGroup(pytest.RaisesExc(MCPError, match=re.escape(remedy)), flatten_subgroups=True):
         async with connect(server, key):
@@ -348,7 +348,7 @@ async def test_without_a_valid_key_the_official_client_says_why(server: Server, 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("hosts", [[], ["localhost", "evil.example"]])
-def test_no_host_and_two_hosts_are_refused(server: Server, key: str, hosts: list[str]) -> None:
+def test_requests_with_no_host_or_two_are_rejected(server: Server, key: str, hosts: list[str]) -> None:
     body = json.dumps(LIST_TOOLS)
     headers = {"X-API-Key": key, "Content-Length": str(len(body)), **JSON_RPC}
     lines = [*(f"Host: {host}" for host in hosts), *(f"{name}: {value}" for name, value in headers.items())]

@@ -101,7 +101,7 @@ def test_no_request_can_invent_a_time_series(admin: TestClient, key: str) -> Non
 
 
 @pytest.mark.parametrize("unit_of_work", ["read", "write"])
-def test_those_who_wait_for_the_database_are_counted(unit_of_work: str, database_url: str) -> None:
+def test_requests_that_wait_for_the_database_are_counted(unit_of_work: str, database_url: str) -> None:
     async def use(database: Database) -> Pool:
         work = getattr(database, unit_of_work)
         pool = database.pools[0 if unit_of_work == "read" else -1]
@@ -112,7 +112,7 @@ def test_those_who_wait_for_the_database_are_counted(unit_of_work: str, database
         assert (pool.in_use, pool.waiting) == (pool.size, 2)
         impatient.cancel()
         await asyncio.wait({impatient})
-        assert (pool.in_use, pool.waiting, pool.waits, pool.waits_given_up) == (pool.size, 1, 1, 1)
+        assert (pool.in_use, pool.waiting, pool.waits, pool.timeouts) == (pool.size, 1, 1, 1)
         for each in busy:
             each.cancel()
         await asyncio.wait({*busy, late})
@@ -121,20 +121,20 @@ def test_those_who_wait_for_the_database_are_counted(unit_of_work: str, database
         return pool
 
     pool = asyncio.run(use(open_database(database_url, pool_size=2)))
-    assert (pool.in_use, pool.waiting, pool.waits, pool.waits_given_up) == (0, 0, 2, 1)
+    assert (pool.in_use, pool.waiting, pool.waits, pool.timeouts) == (0, 0, 2, 1)
     assert 0 < pool.wait_seconds < 60
 
 
-def test_the_pools_are_shown_with_their_sizes(client: TestClient, settings: Settings) -> None:
+def test_pools_are_reported_with_their_sizes(client: TestClient, settings: Settings) -> None:
     pools = open_database(settings.database_url.get_secret_value(), pool_size=settings.database_pool_size).pools
     shown = samples(client.get("/metrics").text)
     for pool in pools:
         assert shown[series("db_pool_size", pool=pool.name)] == pool.size
-        for name in ("in_use", "waiting", "waits_total", "wait_seconds_total", "waits_given_up_total"):
+        for name in ("in_use", "waiting", "waits_total", "wait_seconds_total", "timeouts_total"):
             assert series(f"db_pool_{name}", pool=pool.name) in shown, name
 
 
-def test_a_feature_shows_what_it_counts_in_the_database_if_that_answers(
+def test_metrics_of_a_feature_are_shown_if_the_database_answers(
     client: TestClient, settings: Settings, unreachable_database: str
 ) -> None:
     before = samples(client.get("/metrics").text)["gizmos"]
@@ -148,9 +148,7 @@ def test_a_feature_shows_what_it_counts_in_the_database_if_that_answers(
     assert "http_requests_total" in answer.text
 
 
-def test_a_worker_that_was_killed_as_it_began_to_count_breaks_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_empty_file_of_a_killed_worker_is_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
     (tmp_path / "counter_1.db").touch()
     assert metrics.render() == b""
@@ -197,7 +195,7 @@ def test_counts_and_durations_are_exact_over_both_workers_even_after_a_kill(serv
 
 
 @pytest.mark.slow
-def test_requests_in_progress_and_what_they_use_are_forgotten_with_their_worker(server: Server, key: str) -> None:
+def test_gauges_forget_a_worker_that_was_killed(server: Server, key: str) -> None:
     def in_progress() -> float:
         return scrape(server)[series("http_requests_in_progress", interface="rest")] - 1  # not counting the scrape
 

@@ -36,12 +36,12 @@ def config(empty_database_url: str) -> Config:
     return config
 
 
-def test_the_migrated_schema_is_that_of_the_models(config: Config) -> None:
+def test_the_migrated_schema_matches_the_models(config: Config) -> None:
     command.upgrade(config, "heads")
     command.check(config)
 
 
-def test_every_migration_can_be_taken_back_and_made_again(config: Config, empty_database_url: str) -> None:
+def test_every_migration_can_be_reverted_and_run_again(config: Config, empty_database_url: str) -> None:
     command.upgrade(config, "heads")
     command.downgrade(config, "base")
     with pytest.raises(DBAPIError):
@@ -51,7 +51,9 @@ def test_every_migration_can_be_taken_back_and_made_again(config: Config, empty_
 
 
 @pytest.mark.slow
-def test_of_processes_that_migrate_at_once_one_does_it_and_all_succeed(config: Config, empty_database_url: str) -> None:
+def test_processes_that_migrate_at_once_all_succeed_and_one_does_the_work(
+    config: Config, empty_database_url: str
+) -> None:
     environment = {**os.environ, "DATABASE_URL": empty_database_url}
     processes = [
         subprocess.Popen([sys.executable, "-m", "app.db.migrate"], env=environment, cwd=ROOT, stdout=subprocess.PIPE)
@@ -64,7 +66,7 @@ def test_of_processes_that_migrate_at_once_one_does_it_and_all_succeed(config: C
     assert execute(empty_database_url, "SELECT version_num FROM alembic_version") == newest
 
 
-def test_migrations_that_two_branches_added_are_both_run(
+def test_migrations_of_two_branches_are_both_run(
     tmp_path: Path, empty_database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copy(ROOT / "alembic.ini", tmp_path)

@@ -152,13 +152,13 @@ def test_keys_are_accepted_beside_tokens(app: TestClient, key: str) -> None:
     assert (refused.status_code, refused.json()["detail"]) == (401, INVALID)
 
 
-def test_who_sends_neither_is_told_of_both(app: TestClient) -> None:
+def test_a_request_with_neither_is_told_about_both(app: TestClient) -> None:
     detail = client_with(app, {}, MCP_URL).post("/mcp").json()["detail"]
     assert detail == "Log in with OAuth, or send a valid API key as `X-API-Key: KEY` or `Authorization: Bearer KEY`."
 
 
 @pytest.mark.parametrize("path", ["/.well-known/oauth-protected-resource", "/.well-known/oauth-protected-resource/mcp"])
-def test_the_metadata_tells_anybody_where_to_get_a_token(app: TestClient, issuer: Issuer, path: str) -> None:
+def test_the_metadata_is_public_and_names_the_issuer(app: TestClient, issuer: Issuer, path: str) -> None:
     response = client_with(app, {"Origin": "https://any.example.com"}, MCP_URL).get(path)
     assert response.status_code == 200
     assert response.headers["Access-Control-Allow-Origin"] == "*"
@@ -173,14 +173,14 @@ def test_the_metadata_tells_anybody_where_to_get_a_token(app: TestClient, issuer
     assert client_with(app).get(path).status_code == 404, "the REST API is another resource"
 
 
-def test_with_one_port_the_metadata_is_beside_mcp(settings: Settings, issuer: Issuer) -> None:
+def test_with_one_port_the_metadata_is_served_next_to_mcp(settings: Settings, issuer: Issuer) -> None:
     changes = {"oauth_issuer": issuer.url, "mcp_public_url": RESOURCE, "one_port": True}
     with TestClient(create_app(settings.model_copy(update=changes)), REST_URL) as client:
         assert METADATA_URL in client.post("/mcp").headers["WWW-Authenticate"]
         assert client.get("/.well-known/oauth-protected-resource/mcp").json()["resource"] == RESOURCE
 
 
-def test_a_401_tells_clients_of_mcp_where_the_metadata_is(app: TestClient) -> None:
+def test_a_401_over_mcp_tells_where_the_metadata_is(app: TestClient) -> None:
     response = client_with(app, JSON_RPC, MCP_URL).post("/mcp")
     assert response.status_code == 401
     assert response.headers["WWW-Authenticate"] == f'Bearer scope="read write", resource_metadata="{METADATA_URL}"'
@@ -231,7 +231,7 @@ REFUSALS: dict[str, tuple[Callable[[Issuer], str], str]] = {
 
 @pytest.mark.parametrize(("make", "reason"), REFUSALS.values(), ids=REFUSALS)
 @pytest.mark.parametrize(("base", "path"), [(REST_URL, "/gizmos"), (MCP_URL, "/mcp")])
-def test_why_a_token_is_refused_is_in_the_logs_alone(
+def test_the_reason_for_rejecting_a_token_is_only_logged(
     app: TestClient,
     issuer: Issuer,
     caplog: pytest.LogCaptureFixture,
@@ -248,7 +248,7 @@ def test_why_a_token_is_refused_is_in_the_logs_alone(
     assert reason in line["reason"]
 
 
-def test_a_token_with_the_scope_for_reading_alone_reads(app: TestClient, issuer: Issuer) -> None:
+def test_a_token_with_only_the_read_scope_can_only_read(app: TestClient, issuer: Issuer) -> None:
     headers = bearer(issuer.token(scope="read"))
     assert client_with(app, headers).get("/gizmos").status_code == 200
     response = client_with(app, headers).post("/gizmos", json={"title": "x"})
@@ -262,7 +262,7 @@ def test_a_token_with_the_scope_for_reading_alone_reads(app: TestClient, issuer:
 
 
 @pytest.mark.parametrize("scope", ["openid", "", None])
-def test_a_token_without_our_scopes_is_told_which_to_ask_for(
+def test_a_token_without_our_scopes_is_told_which_to_request(
     app: TestClient, issuer: Issuer, scope: str | None
 ) -> None:
     response = client_with(app, bearer(issuer.token(scope=scope)), MCP_URL).post("/mcp")
@@ -294,7 +294,7 @@ def test_the_access_log_names_the_subject(app: TestClient, issuer: Issuer, caplo
         ({"scope": 7}, None),
     ],
 )
-def test_scopes_are_found_where_and_as_issuers_write_them(
+def test_scopes_are_read_in_the_forms_that_issuers_use(
     own_issuer: Issuer, claims: dict[str, Any], may_write: bool | None
 ) -> None:
     """Microsoft Entra is asked for `api://gizmos/read` and grants `read`. None means that the token is rejected."""
@@ -316,7 +316,7 @@ def test_scopes_are_found_where_and_as_issuers_write_them(
         ("/realms/a", "/realms/a/.well-known/openid-configuration"),
     ],
 )
-def test_the_keys_are_found_where_issuers_have_them(path: str, metadata_path: str) -> None:
+def test_keys_are_found_where_issuers_publish_them(path: str, metadata_path: str) -> None:
     with serve(Issuer(path=path, metadata_path=metadata_path)) as issuer:
         assert asyncio.run(IssuerKeys(issuer.url).find("first")) is not None
 
@@ -328,7 +328,7 @@ class Clock:
         return self.now
 
 
-def test_a_new_key_of_the_issuer_is_found_and_a_made_up_one_asked_for_once_in_a_while(own_issuer: Issuer) -> None:
+def test_a_new_key_is_found_and_unknown_keys_are_rarely_fetched(own_issuer: Issuer) -> None:
     async def scenario() -> None:
         clock = Clock()
         keys = IssuerKeys(own_issuer.url, clock)
@@ -344,7 +344,9 @@ def test_a_new_key_of_the_issuer_is_found_and_a_made_up_one_asked_for_once_in_a_
     asyncio.run(scenario())
 
 
-def test_keys_are_used_on_while_the_issuer_is_away(own_issuer: Issuer, caplog: pytest.LogCaptureFixture) -> None:
+def test_cached_keys_are_used_while_the_issuer_is_unavailable(
+    own_issuer: Issuer, caplog: pytest.LogCaptureFixture
+) -> None:
     async def scenario() -> None:
         clock = Clock()
         keys = IssuerKeys(own_issuer.url, clock)
@@ -367,7 +369,7 @@ def test_keys_are_used_on_while_the_issuer_is_away(own_issuer: Issuer, caplog: p
     assert "503" in line["reason"]
 
 
-def test_an_issuer_that_hangs_is_asked_once_and_holds_requests_up_no_longer_than_its_time(
+def test_an_issuer_that_hangs_is_asked_once_and_delays_requests_only_until_the_timeout(
     own_issuer: Issuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert oauth.FETCH_TIMEOUT <= 3
@@ -392,7 +394,9 @@ def test_an_issuer_that_hangs_is_asked_once_and_holds_requests_up_no_longer_than
     asyncio.run(scenario())
 
 
-def test_without_its_issuer_a_token_gets_503_and_keys_work(settings: Settings, own_issuer: Issuer, key: str) -> None:
+def test_if_the_issuer_is_unavailable_tokens_get_503_and_keys_work(
+    settings: Settings, own_issuer: Issuer, key: str
+) -> None:
     own_issuer.is_away = True
     changes = {"oauth_issuer": own_issuer.url, "mcp_public_url": RESOURCE}
     with TestClient(create_app(settings.model_copy(update=changes)), REST_URL) as client:
@@ -408,7 +412,7 @@ def test_an_issuer_with_another_name_is_not_trusted(own_issuer: Issuer, caplog: 
     assert f"calls itself '{own_issuer.url}/', and OAUTH_ISSUER must be just that" in vars(caplog.records[0])["reason"]
 
 
-def test_keys_are_not_read_without_tls_where_the_issuer_has_it() -> None:
+def test_keys_are_not_fetched_without_tls_if_the_issuer_uses_it() -> None:
     async def scenario() -> None:
         document = {"issuer": "https://login.example.com", "jwks_uri": "http://login.example.com/keys"}
         transport = httpx2.MockTransport(lambda _request: httpx2.Response(200, json=document))

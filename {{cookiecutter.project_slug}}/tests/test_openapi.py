@@ -42,7 +42,7 @@ def test_every_route_is_documented(document: dict[str, Any]) -> None:
         assert operation["tags"], name
 
 
-def test_every_route_but_the_probes_names_the_key(document: dict[str, Any]) -> None:
+def test_every_route_except_the_probes_requires_the_key(document: dict[str, Any]) -> None:
     schemes = document["components"]["securitySchemes"]
     assert schemes["apiKey"] == {"type": "apiKey", "in": "header", "name": "X-API-Key"}
     assert schemes["bearer"] == {"type": "http", "scheme": "bearer"}
@@ -52,7 +52,7 @@ def test_every_route_but_the_probes_names_the_key(document: dict[str, Any]) -> N
         assert ("401" in operation["responses"]) is not is_public, name
 
 
-def test_every_parameter_body_and_answer_has_an_example(document: dict[str, Any]) -> None:
+def test_every_parameter_body_and_response_has_an_example(document: dict[str, Any]) -> None:
     for name, operation in operations(document).items():
         for parameter in operation.get("parameters", []):
             assert has_example(parameter["schema"], document), f"{name}: {parameter['name']}"
@@ -74,7 +74,7 @@ def has_example(schema: dict[str, Any], document: dict[str, Any]) -> bool:
     return any(has_example(part, document) for part in parts)
 
 
-def test_every_error_is_problem_details_with_an_example_of_its_own(document: dict[str, Any]) -> None:
+def test_every_error_is_problem_details_with_its_own_example(document: dict[str, Any]) -> None:
     for name, operation in operations(document).items():
         errors = {status: response for status, response in operation["responses"].items() if status >= "400"}
         assert errors.keys() >= {"500", "503", "504"}, name
@@ -84,7 +84,7 @@ def test_every_error_is_problem_details_with_an_example_of_its_own(document: dic
 
 
 @pytest.mark.parametrize("path", ["/gizmos/{gizmo_id}", "/admin/api-keys/{key_id}"])
-def test_what_is_not_found_is_named_as_what_it_is(document: dict[str, Any], path: str) -> None:
+def test_a_404_names_what_was_not_found(document: dict[str, Any], path: str) -> None:
     example = document["paths"][path]["get"]["responses"]["404"]["content"]["application/problem+json"]["example"]
     assert example["detail"] == {"g": "There is no gizmo 3.", "a": "There is no API key 7."}[path[1]]
 
@@ -144,7 +144,7 @@ def test_errors_are_as_documented(
 
 
 @pytest.mark.slow
-def test_no_made_up_request_breaks_a_route(tmp_path: Path, empty_database_url: str) -> None:
+def test_no_generated_request_breaks_a_route(tmp_path: Path, empty_database_url: str) -> None:
     with Server(tmp_path, app=GIZMOS_APP, DATABASE_URL=empty_database_url) as server:
         run_schemathesis(server, tmp_path, "^/(?!admin|jobs|duplicates)", server.issue_key("schemathesis"))
         # A schema cannot express that a key expires in the future.

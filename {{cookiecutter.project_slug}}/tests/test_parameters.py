@@ -16,7 +16,7 @@ from starlette.testclient import TestClient
         ("/gizmos?cursor=%C2%B2", "query/cursor", "must be an integer"),
     ],
 )
-def test_a_query_that_was_not_understood_is_refused_by_name(
+def test_an_invalid_query_parameter_is_rejected_by_name(
     client: TestClient, path: str, pointer: str, detail: str
 ) -> None:
     response = client.get(path)
@@ -25,11 +25,11 @@ def test_a_query_that_was_not_understood_is_refused_by_name(
 
 
 @pytest.mark.parametrize("path", ["/live", "/health", "/ready"])
-def test_probes_answer_head_and_take_what_monitors_add(client: TestClient, path: str) -> None:
+def test_probes_answer_head_and_ignore_query_parameters(client: TestClient, path: str) -> None:
     assert (client.head(path).status_code, client.head(path).content) == (200, b"")
     assert client.get(f"{path}?nocache=1").status_code == 200
 
 
-def test_a_path_with_a_final_slash_is_not_redirected(client: TestClient) -> None:
+def test_a_trailing_slash_is_not_redirected(client: TestClient) -> None:
     """Behind a proxy that terminates TLS, it would lead to http://, and clients would send their key there."""
     assert client.get("/gizmos/").status_code in (404, 422)

@@ -25,7 +25,7 @@ from tests.server import free_port
 UNAVAILABLE = "The database is unavailable; try again in a few seconds."
 
 
-def test_only_readiness_asks_the_database(settings: Settings, unreachable_database: str) -> None:
+def test_only_readiness_depends_on_the_database(settings: Settings, unreachable_database: str) -> None:
     app = create_app(settings.model_copy(update={"database_url": SecretStr(unreachable_database)}))
     with TestClient(app, REST_URL) as rest:
         for response in (rest.get("/live"), rest.get("/health"), client_with(rest, url=MCP_URL).get("/health")):
@@ -69,7 +69,7 @@ class HangingDatabase(Database):
     async def close(self) -> None: ...
 
 
-def test_readiness_gives_up_on_a_database_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_readiness_does_not_wait_for_a_database_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(database, "PING_TIMEOUT", 0.01)
     with pytest.raises(DatabaseUnavailable, match="does not answer within"):
         asyncio.run(HangingDatabase().ping())
@@ -108,7 +108,7 @@ def test_a_container_is_healthy_while_each_of_its_ports_answers_200(
     assert f"port {other}: " in str(check_health(monkeypatch, other, port))
 
 
-def test_the_health_check_asks_where_the_service_listens(
+def test_the_health_check_calls_the_address_of_the_service(
     port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "health").touch()

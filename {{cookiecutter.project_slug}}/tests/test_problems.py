@@ -27,7 +27,7 @@ def test_an_unknown_path_is_404(client: TestClient) -> None:
 
 
 @pytest.mark.parametrize("content", [b'{"title": "\xff"}', b'{"title": "\\ud800"}', b"{", b""])
-def test_a_body_that_is_not_json_is_refused(client: TestClient, content: bytes) -> None:
+def test_a_body_that_is_not_json_is_rejected(client: TestClient, content: bytes) -> None:
     response = client.post("/gizmos", content=content, headers={"Content-Type": "application/json"})
     assert response.status_code == 422
     assert response.headers["Content-Type"] == "application/problem+json"
@@ -40,7 +40,7 @@ def test_another_media_type_is_415(client: TestClient, media_type: str) -> None:
 
 
 @pytest.mark.parametrize("media_type", ["application/json; charset=utf-8", "Application/JSON", "application/a+json"])
-def test_every_media_type_of_json_is_read(client: TestClient, media_type: str) -> None:
+def test_every_json_media_type_is_accepted(client: TestClient, media_type: str) -> None:
     response = client.post("/gizmos", content=b'{"title": "x"}', headers={"Content-Type": media_type})
     assert response.status_code == 201
 
@@ -53,14 +53,14 @@ def test_a_large_body_is_413(client: TestClient, declared: bool) -> None:
     assert_problem(response, 413, "The body is larger than 1048576 bytes.")
 
 
-def test_a_body_as_large_as_allowed_is_read(client: TestClient) -> None:
+def test_a_body_at_the_limit_is_accepted(client: TestClient) -> None:
     body = b'{"title": "x"' + b" " * (1_048_576 - 14) + b"}"
     response = client.post("/gizmos", content=body, headers={"Content-Type": "application/json"})
     assert response.status_code == 201
 
 
 @pytest.mark.anyio
-async def test_large_bodies_take_turns_for_which_small_ones_do_not_wait() -> None:
+async def test_large_bodies_take_turns_and_small_ones_do_not_wait() -> None:
     begun = 0
     sent = asyncio.Event()
 
@@ -94,13 +94,13 @@ async def test_large_bodies_take_turns_for_which_small_ones_do_not_wait() -> Non
     assert begun == LARGE_BODIES + 3
 
 
-def test_an_unknown_method_is_405_and_names_those_that_are_allowed(client: TestClient) -> None:
+def test_a_405_names_the_allowed_methods(client: TestClient) -> None:
     response = client.put("/gizmos/1", json={})
     assert_problem(response, 405, "PUT is not allowed here; see the Allow header.")
     assert response.headers["Allow"] == "GET, PATCH"
 
 
-def test_a_fault_is_shown_with_its_place_and_without_the_input(client: TestClient) -> None:
+def test_a_validation_error_shows_the_location_but_not_the_input(client: TestClient) -> None:
     response = client.post("/gizmos", json={"title": " ", "password": "hunter2"})
     assert_problem(response, 422, "Validation failed; see `errors`.")
     assert {error["pointer"] for error in response.json()["errors"]} == {"body/title", "body/password"}
@@ -108,7 +108,7 @@ def test_a_fault_is_shown_with_its_place_and_without_the_input(client: TestClien
 
 
 @pytest.mark.parametrize("query", ["limit=0", "limit=201", "limit=x", "cursor=0", f"cursor={2**63}", "query="])
-def test_a_bad_query_is_refused(client: TestClient, query: str) -> None:
+def test_an_invalid_query_is_rejected(client: TestClient, query: str) -> None:
     response = client.get(f"/gizmos?{query}")
     assert response.status_code == 422
     assert response.json()["errors"][0]["pointer"] == f"query/{query.partition('=')[0]}"
@@ -131,7 +131,7 @@ class Item(BaseModel):
         ([], 5, [], None),
     ],
 )
-def test_a_page_ends_at_its_limit_or_where_its_texts_grow_too_long(
+def test_a_page_ends_at_its_limit_or_when_its_texts_get_too_long(
     monkeypatch: pytest.MonkeyPatch, lengths: list[int], limit: int, ids: list[int], next_cursor: int | None
 ) -> None:
     monkeypatch.setattr(schemas, "MAX_PAGE_CHARACTERS", 10)
@@ -140,7 +140,7 @@ def test_a_page_ends_at_its_limit_or_where_its_texts_grow_too_long(
     assert ([item.id for item in page.items], page.next_cursor) == (ids, next_cursor)
 
 
-def test_pages_lead_through_all_items_once(client: TestClient) -> None:
+def test_pages_contain_each_item_once(client: TestClient) -> None:
     title = uuid.uuid4().hex
     made = [client.post("/gizmos", json={"title": title, "content": "x" * 9_000}).json()["id"] for _ in range(30)]
     query: dict[str, str | int] = {"query": title, "limit": 200}

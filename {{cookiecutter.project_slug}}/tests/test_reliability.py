@@ -78,7 +78,7 @@ def test_fifty_writers_lose_nothing_while_workers_are_killed(tmp_path: Path, emp
 
 
 @pytest.mark.slow
-def test_a_shutdown_lets_requests_finish_and_tells_those_that_cannot(tmp_path: Path, database_url: str) -> None:
+def test_a_shutdown_lets_requests_finish_and_sends_503_to_those_that_cannot(tmp_path: Path, database_url: str) -> None:
     with (
         Server(tmp_path, app=GIZMOS_APP, options=["--graceful-timeout", "5"], DATABASE_URL=database_url) as server,
         server.client(server.issue_key(uuid.uuid4().hex)) as client,
@@ -98,9 +98,7 @@ def test_a_shutdown_lets_requests_finish_and_tells_those_that_cannot(tmp_path: P
 
 
 @pytest.mark.slow
-def test_workers_end_with_their_master_so_that_a_new_one_finds_the_ports_free(
-    tmp_path: Path, database_url: str
-) -> None:
+def test_workers_end_with_their_master_and_free_its_ports(tmp_path: Path, database_url: str) -> None:
     with (
         Server(tmp_path, app=GIZMOS_APP, DATABASE_URL=database_url) as server,
         server.client(server.issue_key(uuid.uuid4().hex)) as client,

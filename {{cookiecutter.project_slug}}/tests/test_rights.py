@@ -41,7 +41,7 @@ def call(client: TestClient, method: str, **params: Any) -> dict[str, Any]:
     return result
 
 
-def test_a_key_may_write_and_never_expires_unless_said_otherwise(admin: TestClient) -> None:
+def test_by_default_a_key_can_write_and_never_expires(admin: TestClient) -> None:
     issued = issue(admin)
     assert (issued["read_only"], issued["expires_at"]) == (False, None)
 
@@ -94,7 +94,7 @@ def test_an_assistant_with_a_read_only_key_is_told_what_to_do_instead_of_writing
     assert title not in found["content"][0]["text"]
 
 
-def test_a_key_stops_at_the_very_moment_it_expires(settings: Settings) -> None:
+def test_a_key_stops_working_exactly_when_it_expires(settings: Settings) -> None:
     async def scenario() -> None:
         database = open_database(settings.database_url.get_secret_value(), pool_size=1)
         expires = datetime.now(UTC) + timedelta(days=90)
@@ -114,7 +114,7 @@ def test_a_key_stops_at_the_very_moment_it_expires(settings: Settings) -> None:
 
 
 @pytest.mark.parametrize(("base", "path"), [(REST_URL, "/gizmos"), (MCP_URL, "/mcp")])
-def test_an_expired_key_is_refused_and_told_so(admin: TestClient, database_url: str, base: str, path: str) -> None:
+def test_an_expired_key_is_rejected_as_expired(admin: TestClient, database_url: str, base: str, path: str) -> None:
     issued = issue(admin, expires_at="2130-12-31T23:00:00-02:00")
     assert admin.get(f"/admin/api-keys/{issued['id']}").json()["expires_at"] == "2131-01-01T01:00:00Z"
     execute(database_url, f"UPDATE api_keys SET expires_at = '2020-01-01 00:00:00+00' WHERE id = {issued['id']}")
@@ -124,7 +124,7 @@ def test_an_expired_key_is_refused_and_told_so(admin: TestClient, database_url: 
 
 
 @pytest.mark.parametrize("moment", ["2020-01-01T00:00:00Z", "2130-12-31T00:00:00", "9999-12-31T23:59:59-12:00", "90d"])
-def test_a_key_expires_at_a_moment_to_come_with_its_time_zone(admin: TestClient, moment: str) -> None:
+def test_an_expiry_must_be_in_the_future_and_have_a_time_zone(admin: TestClient, moment: str) -> None:
     response = admin.post("/admin/api-keys", json={"name": uuid.uuid4().hex, "expires_at": moment})
     assert response.status_code == 422, response.text
     assert [error["pointer"] for error in response.json()["errors"]] == ["body/expires_at"]
@@ -139,7 +139,7 @@ def test_the_access_log_names_the_caller(admin: TestClient, caplog: pytest.LogCa
     assert (line["caller"], line["credential"]) == (issued["name"], "API key")
 
 
-def test_the_command_line_gives_keys_less_power(
+def test_the_command_line_can_restrict_keys(
     database_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def run(*arguments: str) -> str:

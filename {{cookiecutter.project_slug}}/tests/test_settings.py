@@ -110,7 +110,7 @@ def test_gunicorn_names_every_bad_variable_at_once_and_shows_no_secret() -> None
         ({"MCP_ALLOWED_HOSTS": "mcp.example.com:8051"}, "MCP_ALLOWED_HOSTS: 'mcp.example.com:8051' is not a host name"),
     ],
 )
-def test_production_refuses_what_is_unsafe(
+def test_production_rejects_unsafe_settings(
     monkeypatch: pytest.MonkeyPatch, changes: dict[str, str], fault: str
 ) -> None:
     message = refuse(monkeypatch, {**PRODUCTION, **changes})
@@ -143,9 +143,7 @@ def test_production_refuses_what_is_unsafe(
         "https://[::ffff:7f00:1]",
     ],
 )
-def test_production_refuses_origins_that_anyone_or_this_machine_could_have(
-    monkeypatch: pytest.MonkeyPatch, origin: str
-) -> None:
+def test_production_rejects_local_and_unencrypted_origins(monkeypatch: pytest.MonkeyPatch, origin: str) -> None:
     message = refuse(monkeypatch, {**PRODUCTION, "CORS_ORIGINS": f"https://app.example.com, {origin}"})
     assert f"  CORS_ORIGINS: {origin.lower()} is not allowed in production" in message
     load(monkeypatch, {"ENVIRONMENT": "development"})
@@ -154,7 +152,7 @@ def test_production_refuses_origins_that_anyone_or_this_machine_could_have(
 @pytest.mark.parametrize(
     "origin", ["app.example.com", "https://app.example.com/", "https://*.example.com", "null", "ftp://example.com"]
 )
-def test_what_is_no_origin_is_refused_everywhere(monkeypatch: pytest.MonkeyPatch, origin: str) -> None:
+def test_an_invalid_origin_is_always_rejected(monkeypatch: pytest.MonkeyPatch, origin: str) -> None:
     assert f"  CORS_ORIGINS: '{origin}' is not an origin" in refuse(monkeypatch, {"CORS_ORIGINS": origin})
 
 
@@ -166,7 +164,7 @@ def test_origins_that_only_look_local_are_accepted(monkeypatch: pytest.MonkeyPat
 OAUTH = {"OAUTH_ISSUER": "https://login.example.com/realms/a", "MCP_PUBLIC_URL": "https://mcp.example.com/mcp"}
 
 
-def test_tokens_of_an_issuer_are_meant_for_the_public_url_unless_said_otherwise(
+def test_by_default_the_audience_of_tokens_is_the_public_url(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     issuer, resource = OAUTH.values()
@@ -200,9 +198,7 @@ def test_in_development_the_issuer_may_be_on_this_machine(monkeypatch: pytest.Mo
         ({"OAUTH_WRITE_SCOPE": 'quoted"'}, "OAUTH_WRITE_SCOPE: "),
     ],
 )
-def test_an_issuer_that_cannot_work_is_refused(
-    monkeypatch: pytest.MonkeyPatch, changes: dict[str, str], fault: str
-) -> None:
+def test_an_invalid_issuer_is_rejected(monkeypatch: pytest.MonkeyPatch, changes: dict[str, str], fault: str) -> None:
     message = refuse(monkeypatch, {**PRODUCTION, **OAUTH, **changes})
     assert f"  {fault}" in message
     assert len(faults(message)) == 1
@@ -245,7 +241,7 @@ def test_production_needs_an_explicit_database_unless_it_is_a_file(monkeypatch: 
         ("sqlite+pysqlite:////srv/service.db", "pysqlite"),
     ],
 )
-def test_urls_are_taken_as_people_have_them(url: str, driver: str) -> None:
+def test_common_forms_of_urls_are_accepted(url: str, driver: str) -> None:
     parsed = parse_url(url)
     assert parsed.get_driver_name() == driver
     assert parsed.render_as_string(hide_password=False).partition("://")[2] == url.partition("://")[2]
@@ -263,7 +259,7 @@ def test_urls_are_taken_as_people_have_them(url: str, driver: str) -> None:
         ("pgbouncer=true&connection_limit=5&channel_binding=require&keepalives_idle=30", {}),
     ],
 )
-def test_parameters_are_taken_as_other_programs_have_them(written: str, meant: dict[str, str]) -> None:
+def test_parameters_of_other_programs_are_accepted(written: str, meant: dict[str, str]) -> None:
     assert parse_url(f"postgresql://u:p@h/d?{written}").query == meant
 
 
@@ -276,7 +272,7 @@ def test_parameters_are_taken_as_other_programs_have_them(written: str, meant: d
         ("sqlite:///data/service.db?timeout=5", "must not have parameters for SQLite: timeout"),
     ],
 )
-def test_a_parameter_without_effect_is_refused_by_name(url: str, fault: str) -> None:
+def test_a_parameter_without_effect_is_rejected_by_name(url: str, fault: str) -> None:
     with pytest.raises(ValueError, match=re.escape(fault)):
         parse_url(url)
 
@@ -294,21 +290,19 @@ def test_a_parameter_without_effect_is_refused_by_name(url: str, fault: str) -> 
     ],
 )
 @pytest.mark.parametrize("name", ["DATABASE_URL", "MIGRATION_DATABASE_URL"])
-def test_a_url_that_cannot_work_is_refused_without_being_shown(
-    monkeypatch: pytest.MonkeyPatch, name: str, url: str
-) -> None:
+def test_an_invalid_url_is_rejected_but_not_shown(monkeypatch: pytest.MonkeyPatch, name: str, url: str) -> None:
     message = refuse(monkeypatch, {name: url})
     assert faults(message) == {name}
     assert "hunter2" not in message
 
 
-def test_a_database_whose_driver_is_not_installed_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_database_without_its_driver_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("app.settings.find_spec", lambda _name: None)
     url = "postgresql://u:hunter2@h/d"
     assert "  DATABASE_URL: needs the package asyncpg" in refuse(monkeypatch, {"DATABASE_URL": url})
 
 
-def test_gunicorn_gets_what_was_checked_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gunicorn_only_gets_validated_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[dict[str, str]] = []
     monkeypatch.setattr("gunicorn.app.wsgiapp.run", lambda prog: started.append(dict(os.environ)))
     for name in ("WEB_CONCURRENCY", "FORWARDED_ALLOW_IPS", "GUNICORN_CMD_ARGS", "SENDFILE"):
@@ -324,7 +318,7 @@ def test_empty_values_count_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
     assert load(monkeypatch, dict.fromkeys(NAMES, "")) == Settings()
 
 
-def test_empty_values_of_libpq_s_variables_count_as_unset_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_empty_variables_of_libpq_count_as_unset_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """asyncpg reads them, and rejects empty ones."""
     load(monkeypatch, {"PGSSLMODE": "", "PGTARGETSESSIONATTRS": "", "PGSSLROOTCERT": "ca.pem"})
     assert os.environ.keys().isdisjoint({"PGSSLMODE", "PGTARGETSESSIONATTRS"})
@@ -337,19 +331,19 @@ def test_lists_and_levels_are_read_as_people_write_them(monkeypatch: pytest.Monk
     assert settings.log_level == "DEBUG"
 
 
-def test_a_file_is_read_and_the_environment_wins_over_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_takes_precedence_over_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
     Path(".env").write_text("PORT=9001\nMCP_PORT=9002\n", encoding="utf-8")
     settings = load(monkeypatch, {"MCP_PORT": "9003"})
     assert (settings.port, settings.mcp_port) == (9001, 9003)
 
 
-def test_a_file_in_another_encoding_is_refused() -> None:
+def test_a_file_in_another_encoding_is_rejected() -> None:
     Path(".env").write_bytes("ADMIN_API_KEY=Schlüssel".encode("latin-1"))
     with pytest.raises(SystemExit, match=r"^\.env cannot be read: 'utf-8' codec can't decode byte 0xfc"):
         load_settings()
 
 
-def test_migrations_can_go_past_a_pooler(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_migrations_can_bypass_a_pooler(monkeypatch: pytest.MonkeyPatch) -> None:
     direct = DATABASE_URL.replace("service", "direct")
     assert load(monkeypatch, PRODUCTION).migration_url == DATABASE_URL
     assert load(monkeypatch, {"MIGRATION_DATABASE_URL": direct}).migration_url == direct
@@ -363,9 +357,7 @@ def test_migrations_can_go_past_a_pooler(monkeypatch: pytest.MonkeyPatch) -> Non
         ({"DATABASE_POOLER": "transaction"}, True),
     ],
 )
-def test_a_pooler_is_named_by_a_setting(
-    monkeypatch: pytest.MonkeyPatch, changes: dict[str, str], expected: bool
-) -> None:
+def test_a_setting_declares_a_pooler(monkeypatch: pytest.MonkeyPatch, changes: dict[str, str], expected: bool) -> None:
     assert load(monkeypatch, {**PRODUCTION, **changes}).through_pooler is expected
 
 
@@ -380,16 +372,16 @@ def test_a_pooler_is_named_by_a_setting(
         ("sslmode=require", False),
     ],
 )
-def test_a_pooler_is_named_by_the_url(parameters: str, expected: bool) -> None:
+def test_a_url_declares_a_pooler(parameters: str, expected: bool) -> None:
     assert asks_for_pooler_mode(f"postgresql://u:p@h/d?{parameters}") is expected
 
 
-def test_where_migrations_go_can_be_shown() -> None:
+def test_the_target_of_migrations_is_shown_without_its_password() -> None:
     settings = Settings.model_construct(migration_database_url=SecretStr("postgresql://service:hunter2@db/service"))
     assert settings.migration_target == "postgresql+asyncpg://service:***@db/service"
 
 
-def test_a_missing_secret_file_is_made_once(tmp_path: Path) -> None:
+def test_a_missing_secret_file_is_created_once(tmp_path: Path) -> None:
     file = tmp_path / "one" / "another" / "secret"
     settings = Settings(api_key_secret_file=file)
     secret = settings.key_secret()
@@ -402,7 +394,7 @@ def test_a_missing_secret_file_is_made_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("folder_mode", "umask", "mode"), [(0o755, 0o022, 0o600), (0o700, 0, 0o600), (0o770, 0o077, 0o660)]
 )
-def test_a_secret_file_is_private_to_its_owner_or_to_those_who_share_the_folder(
+def test_a_secret_file_is_private_to_its_owner_or_the_group_of_its_folder(
     tmp_path: Path, folder_mode: int, umask: int, mode: int
 ) -> None:
     tmp_path.chmod(folder_mode)
@@ -414,12 +406,12 @@ def test_a_secret_file_is_private_to_its_owner_or_to_those_who_share_the_folder(
     assert stat.S_IMODE((tmp_path / "secret").stat().st_mode) == mode
 
 
-def test_a_secret_in_a_file_may_be_as_short_as_one_in_a_variable(tmp_path: Path) -> None:
+def test_a_secret_in_a_file_has_the_same_minimum_length(tmp_path: Path) -> None:
     (tmp_path / "secret").write_text(f"{SECRET}\n", encoding="ascii")
     assert Settings(api_key_secret_file=tmp_path / "secret").key_secret() == SECRET.encode()
 
 
-def test_a_secret_wins_over_the_file_for_one(tmp_path: Path) -> None:
+def test_a_secret_takes_precedence_over_a_secret_file(tmp_path: Path) -> None:
     settings = Settings(api_key_secret=SecretStr(SECRET), api_key_secret_file=tmp_path / "secret")
     assert settings.key_secret() == SECRET.encode()
     assert list(tmp_path.iterdir()) == []
@@ -445,7 +437,7 @@ for number in range(20):
 
 
 @pytest.mark.slow
-def test_processes_that_start_at_once_share_one_secret(tmp_path: Path) -> None:
+def test_processes_that_start_at_once_create_one_secret(tmp_path: Path) -> None:
     run = subprocess.run([sys.executable, "-c", RACE, tmp_path], cwd=ROOT, capture_output=True, text=True, check=True)
     lines = run.stdout.splitlines()
     assert len(lines) == 120
@@ -456,7 +448,7 @@ def test_processes_that_start_at_once_share_one_secret(tmp_path: Path) -> None:
     ("content", "fault"),
     [(f"{SECRET[:31]}\n", "has fewer than 32 characters"), (None, "Not a directory (user id ")],
 )
-def test_a_secret_file_that_is_of_no_use_ends_the_start(tmp_path: Path, content: str | None, fault: str) -> None:
+def test_an_invalid_secret_file_ends_the_start(tmp_path: Path, content: str | None, fault: str) -> None:
     file = tmp_path / "secret"
     file.write_text(content or "", encoding="ascii")
     settings = Settings(api_key_secret_file=file if content else file / "folder" / "below-a-file")
@@ -476,7 +468,7 @@ def examples(file: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("file", [".env.example", ".env.prod.example"])
-def test_the_examples_explain_every_setting_and_no_other(file: str) -> None:
+def test_the_example_files_explain_exactly_the_settings(file: str) -> None:
     found = examples(file)
     parts = set(re.findall(r"\$\{(\w+)\}", " ".join(found.values())))
     assert found.keys() - {"POSTGRES_PASSWORD"} == NAMES | parts  # read by the database container
@@ -499,26 +491,24 @@ def test_the_example_for_production_asks_for_secrets_and_then_starts(monkeypatch
     assert settings.admin_api_key is None
 
 
-def test_one_port_serves_both_whatever_the_other_one_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_with_one_port_the_other_port_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = load(monkeypatch, {"PORT": "9000", "MCP_PORT": "9000", "ONE_PORT": "true"})
     assert settings.bind == ["127.0.0.1:9000"]
 
 
 @pytest.mark.parametrize("name", ["PORT", "MCP_PORT"])
-def test_what_kubernetes_sets_beside_a_service_of_that_name_is_ignored(
-    monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
+def test_variables_that_kubernetes_sets_for_services_are_ignored(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     settings = load(monkeypatch, {name: "tcp://10.43.0.1:8051"})
     assert (settings.port, settings.mcp_port) == (Settings().port, Settings().mcp_port)
 
 
-def test_an_address_of_ipv6_is_bound_in_brackets() -> None:
+def test_an_ipv6_address_is_bound_in_brackets() -> None:
     """Without validation, as a container may have no IPv6."""
     settings = Settings.model_construct(host="::", port=9000, mcp_port=9001)
     assert settings.bind == ["[::]:9000", "[::]:9001"]
 
 
 @pytest.mark.parametrize("host", ["x86_64-pc-linux-gnu", "192.0.2.1", "2001:db8::1", "my laptop"])
-def test_a_host_that_is_not_this_machine_is_refused_by_name(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
+def test_a_host_that_is_not_this_machine_is_rejected_by_name(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
     message = refuse(monkeypatch, {"HOST": host})
     assert re.search(rf"^  HOST: '{host}' is not an address of this machine: [^()]+$", message, re.MULTILINE)

@@ -85,7 +85,7 @@ def test_a_tool_call_and_its_statements_are_spans_of_the_callers_trace(
     assert spans["INSERT gizmos"].parent_id == spans["tools/call create_gizmo"].span_id
 
 
-def test_what_fails_is_marked(traced: TestClient, collector: Collector, trace_id: str) -> None:
+def test_failures_are_marked(traced: TestClient, collector: Collector, trace_id: str) -> None:
     assert traced.get("/gizmos/broken/statement").status_code == 500
     spans = received(collector, trace_id)
     request, statement = spans["GET /gizmos/broken/statement"], spans["SELECT no_such_table"]
@@ -112,7 +112,7 @@ def test_log_lines_name_the_trace(traced: TestClient, collector: Collector, trac
     assert {line["span_id"] for line in lines} == {request.span_id}
 
 
-def test_a_request_without_a_trace_begins_one(traced_app: TestClient, collector: Collector, logged: Lines) -> None:
+def test_a_request_without_a_trace_starts_one(traced_app: TestClient, collector: Collector, logged: Lines) -> None:
     traced_app.get("/no/such/path", headers={"traceparent": "no trace"})
     [access] = [line for line in logged() if line["logger"] == "app.access"]
     spans = received(collector, access["trace_id"])
@@ -166,7 +166,7 @@ def answered(server: Server, key: str) -> set[int]:
     return {line["pid"] for line in server.logs() if line["logger"] == "app.access"}
 
 
-def test_a_collector_that_is_away_is_logged_once_and_once_that_it_is_back(
+def test_an_unavailable_collector_is_logged_once_and_so_is_its_return(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "0.5")  # less than the delay before a retry
@@ -187,7 +187,7 @@ def test_a_collector_that_is_away_is_logged_once_and_once_that_it_is_back(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("accident", ["refuses", "is silent"])
-def test_a_collector_that_is_away_slows_and_loses_no_request(
+def test_an_unavailable_collector_neither_slows_nor_loses_requests(
     tmp_path: Path, empty_database_url: str, accident: str
 ) -> None:
     collector = Collector()

@@ -41,7 +41,7 @@ class Pool:
     waits: int = 0
     """How many had to wait. This counter and the next two are reset when they are published."""
     wait_seconds: float = 0.0
-    waits_given_up: int = 0
+    timeouts: int = 0
     """Waits that ended because the request timed out."""
 
     @property
@@ -56,10 +56,10 @@ class Pool:
     def is_full(self) -> bool:
         return self.users >= self.size
 
-    def add_wait(self, seconds: float, *, given_up: bool) -> None:
+    def add_wait(self, seconds: float, *, timed_out: bool) -> None:
         self.waits += 1
         self.wait_seconds += seconds
-        self.waits_given_up += given_up
+        self.timeouts += timed_out
 
 
 class Database(ABC):

@@ -16,9 +16,9 @@ from app.db.failures import translate_driver_errors
 
 CONNECT_TIMEOUT = 10.0
 """Seconds for a new connection."""
-REST = 5.0
+IDLE_LIMIT = 5.0
 """Seconds of idleness after which a connection is tested before use: a firewall may have dropped it."""
-TRIAL_TIMEOUT = 1.0
+PRE_PING_TIMEOUT = 1.0
 """Seconds that the test may take."""
 
 
@@ -55,8 +55,10 @@ def create_postgres_engine(url: str, *, pool_size: int = 5, through_pooler: bool
         record.info["used"] = time.monotonic()
 
     @event.listens_for(engine.sync_engine, "checkout")
-    def try_rested(connection: Any, record: Any, _proxy: object) -> None:
-        if time.monotonic() - record.info.get("used", time.monotonic()) > REST and not connection.run_async(_answers):
+    def pre_ping(connection: Any, record: Any, _proxy: object) -> None:
+        if time.monotonic() - record.info.get("used", time.monotonic()) > IDLE_LIMIT and not connection.run_async(
+            _answers
+        ):
             # Whatever broke this connection broke the others too: replace them all, without testing each.
             raise InvalidatePoolError
 
@@ -65,7 +67,7 @@ def create_postgres_engine(url: str, *, pool_size: int = 5, through_pooler: bool
 
 async def _answers(connection: asyncpg.Connection) -> bool:
     try:
-        async with asyncio.timeout(TRIAL_TIMEOUT):
+        async with asyncio.timeout(PRE_PING_TIMEOUT):
             await connection.execute("SELECT 1")
     except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
         connection.terminate()  # closing it properly would take several more seconds
@@ -101,10 +103,10 @@ class Turns(asyncio.Semaphore):
         except BaseException:
             self._pool.users -= 1
             if arrived is not None:
-                self._pool.add_wait(time.perf_counter() - arrived, given_up=True)
+                self._pool.add_wait(time.perf_counter() - arrived, timed_out=True)
             raise
         if arrived is not None:
-            self._pool.add_wait(time.perf_counter() - arrived, given_up=False)
+            self._pool.add_wait(time.perf_counter() - arrived, timed_out=False)
         return True
 
     def release(self) -> None:

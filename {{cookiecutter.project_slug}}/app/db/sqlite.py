@@ -28,13 +28,13 @@ from app.files import create_private
 
 LOCK_TIMEOUT = 15.0
 """Seconds that a writer waits for the file lock, which another process may hold."""
-RETRY_LOCK_AFTER = 0.0005
+LOCK_RETRY_INTERVAL = 0.0005
 """Seconds between two attempts."""
 READERS = 4
 """Threads for queries: more would only contend for the interpreter lock."""
-CHECK_EVERY = 100_000
+INTERRUPT_CHECK_INTERVAL = 100_000
 """Virtual machine instructions of SQLite, a few milliseconds of work."""
-COMMITTED_TOGETHER = 64
+MAX_BATCH = 64
 """At most this many changes, so that the next ones do not wait long."""
 
 
@@ -116,7 +116,7 @@ def _wait_for_lock(connection: sqlite3.Connection, statement: str) -> None:
                 is_busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY  # higher bits say why it is busy
                 if not is_busy or time.monotonic() > deadline:
                     raise
-                time.sleep(RETRY_LOCK_AFTER)
+                time.sleep(LOCK_RETRY_INTERVAL)
     finally:
         connection.execute(f"PRAGMA busy_timeout = {LOCK_TIMEOUT * 1000:.0f}").close()
 
@@ -136,7 +136,7 @@ class Interruptible:
     def __init__(self) -> None:
         self._lock = Lock()
         self._connection: sqlite3.Connection | None = None
-        self._given_up = False
+        self._interrupted = False
         self.begun: float | None = None
         """When it began, by `time.perf_counter`."""
 
@@ -146,7 +146,7 @@ class Interruptible:
             self._connection = raw
             self.begun = time.perf_counter()
         # `interrupt` ends only the statement that is running; this ends those that begin later.
-        raw.set_progress_handler(lambda: self._given_up, CHECK_EVERY)
+        raw.set_progress_handler(lambda: self._interrupted, INTERRUPT_CHECK_INTERVAL)
 
     def end(self) -> None:
         with self._lock:
@@ -156,7 +156,7 @@ class Interruptible:
 
     def interrupt(self) -> None:
         with self._lock:
-            self._given_up = True
+            self._interrupted = True
             if self._connection is not None:
                 self._connection.interrupt()
 
@@ -219,7 +219,7 @@ class SqliteDatabase(Database):
 
     def _commit_waiting(self) -> None:
         """Runs once for each change: the first run commits all changes that wait, and the next ones find none."""
-        waiting = [self._waiting.popleft() for _ in range(min(len(self._waiting), COMMITTED_TOGETHER))]
+        waiting = [self._waiting.popleft() for _ in range(min(len(self._waiting), MAX_BATCH))]
         changes = [change for change in waiting if change.future.set_running_or_notify_cancel()]
         if not changes:
             return
@@ -264,4 +264,4 @@ async def _result[T](
     finally:
         pool.users -= 1
         if arrived is not None:
-            pool.add_wait((running.begun or time.perf_counter()) - arrived, given_up=running.begun is None)
+            pool.add_wait((running.begun or time.perf_counter()) - arrived, timed_out=running.begun is None)

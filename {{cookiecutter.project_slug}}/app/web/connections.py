@@ -15,13 +15,13 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from app.web.metrics import CONNECTIONS_CLOSED
 
-UNSENT_IN_SYSTEM = 65_536
+KERNEL_BUFFER = 65_536
 """Unsent bytes that the kernel buffers for each connection."""
 
 
 class LimitedHttpProtocol(HttpToolsProtocol):
-    """A request line and its headers may have at most `max_header_bytes` and take `patience` seconds to arrive. A
-    client that reads nothing of its response for `patience` seconds is disconnected.
+    """A request line and its headers may have at most `max_header_bytes` and take `timeout` seconds to arrive. A
+    client that reads nothing of its response for `timeout` seconds is disconnected.
 
     If a worker has more than `max_connections`, it closes the one that has been idle longest. If more than
     `max_unsent_bytes` in total are unread, it closes the connection that has read nothing for longest.
@@ -30,7 +30,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
     max_header_bytes: ClassVar[int] = 65_536
     max_connections: ClassVar[int] = 500
     max_unsent_bytes: ClassVar[int] = 16_777_216
-    patience: ClassVar[float] = 20.0
+    timeout: ClassVar[float] = 20.0
 
     _unread: ClassVar[dict["LimitedHttpProtocol", None]] = {}
     """Connections whose clients have fallen behind in reading, in the order in which they did."""
@@ -49,9 +49,9 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         connection = transport.get_extra_info("socket")
         if connection.family != socket.AF_UNIX:
             # Otherwise the kernel buffers megabytes for a client that does not read, which we could not see or count.
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_IN_SYSTEM)
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, KERNEL_BUFFER)
         self._headers_begun = self._last_progress = time.monotonic()
-        self._timer = self.loop.call_later(self.patience / 4, self._watch)
+        self._timer = self.loop.call_later(self.timeout / 4, self._watch)
         if len(self.connections) > self.max_connections:
             self._make_room()
 
@@ -66,7 +66,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self._unread[self] = None
         # A single connection may have a response of any size.
         while len(self._unread) > 1 and sum(map(self._unsent_bytes, self._unread)) > self.max_unsent_bytes:
-            min(self._unread, key=lambda each: each._last_progress)._give_up("not_read")
+            min(self._unread, key=lambda each: each._last_progress)._abort("not_read")
 
     def resume_writing(self) -> None:
         super().resume_writing()
@@ -116,15 +116,15 @@ class LimitedHttpProtocol(HttpToolsProtocol):
 
     def _watch(self) -> None:
         now = time.monotonic()
-        self._timer = self.loop.call_later(self.patience / 4, self._watch)
+        self._timer = self.loop.call_later(self.timeout / 4, self._watch)
         unsent = self.transport.get_write_buffer_size()
         if unsent == 0 or unsent < self._unsent:
             self._last_progress = now
         self._unsent = unsent
-        if self._headers_begun is not None and now - self._headers_begun > self.patience:
+        if self._headers_begun is not None and now - self._headers_begun > self.timeout:
             self._refuse(HTTPStatus.REQUEST_TIMEOUT, "slow_headers")
-        elif now - self._last_progress > self.patience:
-            self._give_up("not_read")
+        elif now - self._last_progress > self.timeout:
+            self._abort("not_read")
 
     @staticmethod
     def _unsent_bytes(connection: "LimitedHttpProtocol") -> int:
@@ -135,10 +135,10 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         connections = [each for each in self.connections if isinstance(each, LimitedHttpProtocol)]
         idle = [each for each in connections if each._is_idle() and not self._unsent_bytes(each)]
         closed = min(idle, key=lambda each: each._last_progress, default=self)
-        closed._give_up("too_many")
+        closed._abort("too_many")
         self.connections.discard(closed)
 
-    def _give_up(self, reason: str) -> None:
+    def _abort(self, reason: str) -> None:
         CONNECTIONS_CLOSED.labels(reason).inc()
         self._unread.pop(self, None)
         if self.cycle is not None:

@@ -41,9 +41,9 @@ POOL_WAITING = Gauge(
 )
 POOL_WAITS = Counter("db_pool_waits", "Requests that had to wait for one", ["pool"])
 POOL_WAIT_SECONDS = Counter("db_pool_wait_seconds", "Time that they waited", ["pool"])
-POOL_WAITS_GIVEN_UP = Counter("db_pool_waits_given_up", "Requests whose time ended while they waited", ["pool"])
+POOL_TIMEOUTS = Counter("db_pool_timeouts", "Requests that timed out while they waited", ["pool"])
 
-PUBLISH_EVERY = 1.0
+PUBLISH_INTERVAL = 1.0
 """Seconds. Publishing after each query instead would cost each request several microseconds."""
 
 
@@ -85,18 +85,18 @@ def publish(pools: Sequence[Pool]) -> None:
         POOL_WAITING.labels(pool.name).set(pool.waiting)
         POOL_WAITS.labels(pool.name).inc(pool.waits)
         POOL_WAIT_SECONDS.labels(pool.name).inc(pool.wait_seconds)
-        POOL_WAITS_GIVEN_UP.labels(pool.name).inc(pool.waits_given_up)
-        pool.waits, pool.wait_seconds, pool.waits_given_up = 0, 0.0, 0
+        POOL_TIMEOUTS.labels(pool.name).inc(pool.timeouts)
+        pool.waits, pool.wait_seconds, pool.timeouts = 0, 0.0, 0
 
 
 @asynccontextmanager
 async def publishing(pools: Sequence[Pool]) -> AsyncIterator[None]:
-    """Publish every `PUBLISH_EVERY` seconds until the end of the block."""
+    """Publish every `PUBLISH_INTERVAL` seconds until the end of the block."""
 
     async def publish_again() -> None:
         while True:
             publish(pools)
-            await asyncio.sleep(PUBLISH_EVERY)
+            await asyncio.sleep(PUBLISH_INTERVAL)
 
     again = asyncio.create_task(publish_again())
     try:

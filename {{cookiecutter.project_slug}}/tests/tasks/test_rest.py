@@ -55,7 +55,9 @@ def test_an_unknown_task_is_404(client: TestClient, method: str, task_id: int) -
 
 
 @pytest.mark.parametrize(("body", "pointer"), [*BAD_TASKS, ([], "body")])
-def test_a_bad_task_is_refused_with_the_place_of_the_fault(client: TestClient, body: object, pointer: str) -> None:
+def test_an_invalid_task_is_rejected_with_the_location_of_the_error(
+    client: TestClient, body: object, pointer: str
+) -> None:
     response = client.post("/tasks", json=body)
     assert response.status_code == 422
     assert response.json()["errors"][0]["pointer"] == pointer
@@ -70,7 +72,7 @@ def test_a_bad_task_is_refused_with_the_place_of_the_fault(client: TestClient, b
         {"priority": "urgent", "due_date": "2031-01-01"},
     ],
 )
-def test_an_update_changes_what_was_sent_and_nothing_else(client: TestClient, changes: dict[str, object]) -> None:
+def test_an_update_changes_only_what_was_sent(client: TestClient, changes: dict[str, object]) -> None:
     before = create(client, description="Details", due_date="2030-12-31").json()
     response = client.patch(f"/tasks/{before['id']}", json=changes)
     after = response.json()
@@ -85,7 +87,7 @@ def test_an_empty_update_changes_nothing(client: TestClient) -> None:
 
 
 @pytest.mark.parametrize("field", ["title", "status", "priority"])
-def test_null_for_a_field_that_needs_a_value_is_refused(client: TestClient, field: str) -> None:
+def test_null_is_rejected_for_a_required_field(client: TestClient, field: str) -> None:
     task = create(client).json()
     response = client.patch(f"/tasks/{task['id']}", json={field: None})
     assert response.status_code == 422
@@ -126,7 +128,7 @@ def test_the_last_page_has_no_cursor(client: TestClient) -> None:
     assert (len(page["items"]), page["next_cursor"]) == (1, None)
 
 
-def test_the_list_can_be_limited_to_a_status(client: TestClient) -> None:
+def test_the_list_can_be_filtered_by_status(client: TestClient) -> None:
     create(client, status="done")
     create(client, status="todo")
     tasks = client.get("/tasks", params={"status": "done"}).json()["items"]
@@ -136,7 +138,7 @@ def test_the_list_can_be_limited_to_a_status(client: TestClient) -> None:
 @pytest.mark.parametrize(
     "query", ["limit=0", "limit=201", "limit=x", "cursor=0", f"cursor={2**63}", "status=", "query=", "query=%00"]
 )
-def test_a_bad_query_is_refused(client: TestClient, query: str) -> None:
+def test_an_invalid_query_is_rejected(client: TestClient, query: str) -> None:
     response = client.get(f"/tasks?{query}")
     assert response.status_code == 422
     assert response.json()["errors"][0]["pointer"] == f"query/{query.partition('=')[0]}"
@@ -147,7 +149,7 @@ SEARCHES = [("über", "uber"), ("100%", "1000"), ("a_b", "axb"), ("back\\slash",
 
 
 @pytest.mark.parametrize(("query", "other"), SEARCHES)
-def test_the_search_ignores_case_and_takes_wildcards_as_text(client: TestClient, query: str, other: str) -> None:
+def test_the_search_ignores_case_and_has_no_wildcards(client: TestClient, query: str, other: str) -> None:
     found = [
         create(client, title=f"Before {query} after").json()["id"],
         create(client, description=query.upper()).json()["id"],
@@ -157,7 +159,7 @@ def test_the_search_ignores_case_and_takes_wildcards_as_text(client: TestClient,
     assert [item["id"] for item in items] == found[::-1]
 
 
-def test_search_status_and_pages_go_together(client: TestClient) -> None:
+def test_search_status_and_pages_can_be_combined(client: TestClient) -> None:
     expected = [create(client, title="Both", status="done").json()["id"] for _ in range(3)][::-1]
     create(client, title="Both", status="todo")
     create(client, title="Other", status="done")
@@ -168,7 +170,7 @@ def test_search_status_and_pages_go_together(client: TestClient) -> None:
     assert last["next_cursor"] is None
 
 
-def test_a_page_of_long_texts_ends_early_and_the_next_goes_on(client: TestClient) -> None:
+def test_a_page_of_long_texts_ends_early_and_the_next_one_continues(client: TestClient) -> None:
     """`MAX_PAGE_CHARACTERS` limits the size of a page."""
     expected = [create(client, title="Long", description="x" * 10_000).json()["id"] for _ in range(30)][::-1]
     first = client.get("/tasks", params={"query": "long"}).json()

@@ -29,7 +29,7 @@ def tools(mcp_client: TestClient) -> dict[str, dict[str, Any]]:
         ("delete_task", False, True, True),
     ],
 )
-def test_each_tool_says_what_it_may_do(
+def test_each_tool_is_annotated(
     tools: dict[str, dict[str, Any]], tool: str, read_only: bool, destructive: bool | None, idempotent: bool | None
 ) -> None:
     hints = tools[tool]["annotations"]
@@ -39,7 +39,7 @@ def test_each_tool_says_what_it_may_do(
     assert tools[tool]["title"]
 
 
-def test_what_is_done_over_mcp_shows_over_rest(client: TestClient, call_tool: CallTool) -> None:
+def test_changes_over_mcp_are_visible_over_rest(client: TestClient, call_tool: CallTool) -> None:
     created = json.loads(call_tool("create_task", title=" Pay ", description="By card", due_date="2030-12-31"))
     path = f"/tasks/{created['id']}"
     assert created["title"] == "Pay"
@@ -56,7 +56,7 @@ def test_what_is_done_over_mcp_shows_over_rest(client: TestClient, call_tool: Ca
     assert client.get(path).status_code == 404
 
 
-def test_a_list_is_searched_page_by_page_and_leaves_details_out(client: TestClient, call_tool: CallTool) -> None:
+def test_lists_have_pages_and_search_but_no_details(client: TestClient, call_tool: CallTool) -> None:
     expected = [create(client, title="Over MCP", description="x").json()["id"] for _ in range(3)][::-1]
     first = json.loads(call_tool("list_tasks", query="over mcp", limit=2))
     last = json.loads(call_tool("list_tasks", query="over mcp", limit=2, cursor=first["next_cursor"]))
@@ -65,9 +65,7 @@ def test_a_list_is_searched_page_by_page_and_leaves_details_out(client: TestClie
     assert first["items"][0] == {"id": expected[0], "title": "Over MCP", "status": "todo", "priority": "normal"}
 
 
-def test_tools_and_answers_cost_an_assistant_little(
-    client: TestClient, call_tool: CallTool, tools: dict[str, dict[str, Any]]
-) -> None:
+def test_tools_and_results_are_short(client: TestClient, call_tool: CallTool, tools: dict[str, dict[str, Any]]) -> None:
     ours = [tool for tool in tools.values() if "task" in tool["name"]]
     assert len(json.dumps(ours, separators=(",", ":"))) <= 5_000
     for number in range(25):
@@ -79,7 +77,7 @@ def test_tools_and_answers_cost_an_assistant_little(
 
 
 @pytest.mark.parametrize(("body", "pointer"), BAD_TASKS)
-def test_bad_input_is_refused_as_over_rest_and_the_field_is_named(
+def test_invalid_input_is_rejected_as_over_rest_and_the_field_is_named(
     fail_tool: CallTool, body: dict[str, object], pointer: str
 ) -> None:
     assert pointer.removeprefix("body/") in fail_tool("create_task", **body)

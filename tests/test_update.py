@@ -121,6 +121,7 @@ def test_cruft_can_check_compare_and_update_what_cookiecutter_rendered(
     assert "up to date" in cruft(newest, env, "check")
     assert cruft(newest, env, "diff", "--exit-code") == ""
     assert "Nothing to do" in cruft(newest, env, "update")
+    assert "Merged" not in template_update(newest, env)
     assert git(newest, env, "status", "--porcelain") == ""
 
     assert "out of date" in cruft(project, env, "check", status=1)
@@ -263,13 +264,13 @@ def test_a_project_in_a_subdirectory_of_a_larger_repository_is_updated(
 
 
 def test_skipped_files_are_not_updated(project: Path, env: dict[str, str], no_resolver: Path) -> None:
-    updates.edit(project / "pyproject.toml", r"^skip = \[", 'skip = ["README.md", "compose*",')
+    updates.edit(project / "pyproject.toml", r"^skip = \[", f'skip = ["README.md", "compose*", "{ADDED}",')
     commit(project, env)
     before = tree(project)
     template_update(project, env, tools=no_resolver)
     changed = {name for name, content in tree(project).items() if before.get(name) != content}
     assert "Dockerfile" in changed
-    assert not {name for name in changed if name.startswith(("README.md", "compose", *SKIPPED))}
+    assert not {name for name in changed if name.startswith(("README.md", "compose", ADDED, *SKIPPED))}
 
 
 def test_a_deleted_folder_stays_deleted(project: Path, newest: Path, env: dict[str, str], no_resolver: Path) -> None:
@@ -347,6 +348,25 @@ def test_variables_of_git_do_not_lead_an_update_elsewhere(
     )
 
 
+def test_a_user_s_git_configuration_does_not_change_an_update(
+    project: Path, newest: Path, env: dict[str, str], no_resolver: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "hooks").mkdir()
+    (tmp_path / "hooks" / "pre-commit").write_text("#!/bin/sh\nexit 1\n")
+    (tmp_path / "hooks" / "pre-commit").chmod(0o755)
+    (tmp_path / "ignored").write_text("*.md\n")
+    configuration = tmp_path / "gitconfig"
+    for key, value in {
+        "core.hooksPath": tmp_path / "hooks",
+        "core.excludesFile": tmp_path / "ignored",
+        "commit.gpgSign": "true",
+        "gpg.program": "false",
+    }.items():
+        git(project, env, "config", f"--file={configuration}", key, str(value))
+    template_update(project, env | {"GIT_CONFIG_GLOBAL": str(configuration)}, tools=no_resolver)
+    assert tree(project) == as_updated(newest, project)
+
+
 @pytest.mark.parametrize("variable", ["GIT_DIR", "GIT_CONFIG"])
 def test_variables_of_git_do_not_lead_to_another_origin(
     variable: str, project: Path, env: dict[str, str], tmp_path: Path
@@ -399,6 +419,12 @@ def with_an_ignored_file_in_the_way(project: Path, env: dict[str, str]) -> None:
     (project / ADDED).write_text("Not committed.\n")
 
 
+def with_an_ignored_file_that_the_template_changes(project: Path, env: dict[str, str]) -> None:
+    git(project, env, "rm", "--quiet", "--cached", "Dockerfile")
+    (project / ".git" / "info" / "exclude").write_text("Dockerfile\n")
+    commit(project, env)
+
+
 def outside_git(project: Path, env: dict[str, str]) -> None:
     shutil.rmtree(project / ".git")
 
@@ -417,7 +443,8 @@ REFUSED: list[tuple[Damage, dict[str, str], str]] = [
     (shallow, {}, "Run `git fetch --unshallow` first."),
     (changed, {}, "there are uncommitted changes"),
     (with_a_new_file, {}, "there are uncommitted changes"),
-    (with_an_ignored_file_in_the_way, {}, f"Move them away first: {ADDED}"),
+    (with_an_ignored_file_in_the_way, {}, f"list them under [tool.cruft] skip in pyproject.toml: {ADDED}"),
+    (with_an_ignored_file_that_the_template_changes, {}, "skip in pyproject.toml: Dockerfile"),
     (outside_git, {}, "this is not a git repository"),
     (without_its_record, {}, ".cruft.json is missing"),
     (in_another_encoding, {}, ".cruft.json cannot be read: 'utf-8' codec can't decode byte 0xf6"),

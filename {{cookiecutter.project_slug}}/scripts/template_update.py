@@ -144,13 +144,14 @@ def commit(render: Path) -> None:
 
 def merge(render: Path) -> list[str]:
     """Merge the changes of the second commit, and return the files with conflicts."""
-    added = git("diff", "--name-only", "--diff-filter=A", "HEAD~", "HEAD", cwd=render).splitlines()
-    if in_the_way := git("ls-files", "--others", "--", *added) if added else "":
+    changed = changed_files(render, "--diff-filter=d")
+    # Git would overwrite or remove ignored files.
+    if changed and (in_the_way := git("ls-files", "--others", "--", *changed)):
         sys.exit(
-            "template-update: the template adds these files, which exist here but are not in git. Move them away first:\n"
-            f"{in_the_way}"
+            "template-update: the template adds or changes these files, which exist here but are not in git. Move them away, or list "
+            f"them under [tool.cruft] skip in pyproject.toml:\n{in_the_way}"
         )
-    unwanted = in_removed_folders(added, render)
+    unwanted = in_removed_folders(changed_files(render, "--diff-filter=A"), render)
     git("fetch", "--quiet", str(render), "HEAD")
     folder = git("rev-parse", "--show-prefix")
     within = [f"--strategy-option=subtree={folder}"] if folder else []
@@ -168,6 +169,11 @@ def merge(render: Path) -> list[str]:
     if gone:
         git("rm", "--quiet", "--force", "--ignore-unmatch", "--", *gone)
     return [file for file in stages if file not in gone and not is_lock(file)]
+
+
+def changed_files(render: Path, *options: str) -> list[str]:
+    """The files that the second commit changes."""
+    return git("diff", "--name-only", "--no-renames", *options, "HEAD~", "HEAD", cwd=render).splitlines()
 
 
 def in_removed_folders(added: list[str], render: Path) -> list[str]:

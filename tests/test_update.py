@@ -121,12 +121,19 @@ def test_cruft_can_check_compare_and_update_what_cookiecutter_rendered(
     assert "up to date" in cruft(newest, env, "check")
     assert cruft(newest, env, "diff", "--exit-code") == ""
     assert "Nothing to do" in cruft(newest, env, "update")
-    assert "Merged" not in template_update(newest, env)
     assert git(newest, env, "status", "--porcelain") == ""
 
     assert "out of date" in cruft(project, env, "check", status=1)
     cruft(project, env, "update", "--skip-apply-ask")
     assert tree(project) == as_updated(newest, project)
+
+
+def test_a_project_that_is_up_to_date_is_not_changed(newest: Path, env: dict[str, str], tmp_path: Path) -> None:
+    project = shutil.copytree(newest, tmp_path / "task-service")
+    (project / ".env").write_text("Ignored.\n")
+    before = tree(project)
+    assert "Merged" not in template_update(project, env)
+    assert tree(project) == before
 
 
 NO_REMOTE = "is not a git repository with a remote"

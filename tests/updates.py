@@ -98,8 +98,8 @@ def previous_release(template: Path) -> None:
         file.write_text(text, encoding="utf-8")
     for name in REMOVED:
         (project / name).write_text('"""Not in the newest release."""\n')
-    for name in (ADDED, ADDED_TO_DEPLOY):
-        (project / name).unlink()
+    (project / ADDED_TO_DEPLOY).unlink()
+    (project / ADDED).replace(project / REMOVED[1])  # to be renamed
     edit(project / "pyproject.toml", r'"fastapi>=[\d.]+"', '"fastapi>=0.160"')
     edit(project / "README.md", "## Where things are", "## Its files")
     for lock in (template / "templates" / "locks").glob("*[!u].txt"):  # except those of GPUs, which build on these

@@ -144,14 +144,14 @@ def commit(render: Path) -> None:
 
 def merge(render: Path) -> list[str]:
     """Merge the changes of the second commit, and return the files with conflicts."""
-    changed = changed_files(render, "--diff-filter=d")
+    changed = git("diff", "--name-only", "--diff-filter=d", "HEAD~", "HEAD", cwd=render).splitlines()
     # Git would overwrite or remove ignored files.
     if changed and (in_the_way := git("ls-files", "--others", "--", *changed)):
         sys.exit(
             "template-update: the template adds or changes these files, which exist here but are not in git. Move them away, or list "
             f"them under [tool.cruft] skip in pyproject.toml:\n{in_the_way}"
         )
-    unwanted = in_removed_folders(changed_files(render, "--diff-filter=A"), render)
+    unwanted = in_removed_folders(changed, render)
     git("fetch", "--quiet", str(render), "HEAD")
     folder = git("rev-parse", "--show-prefix")
     within = [f"--strategy-option=subtree={folder}"] if folder else []
@@ -171,16 +171,11 @@ def merge(render: Path) -> list[str]:
     return [file for file in stages if file not in gone and not is_lock(file)]
 
 
-def changed_files(render: Path, *options: str) -> list[str]:
-    """The files that the second commit changes."""
-    return git("diff", "--name-only", "--no-renames", *options, "HEAD~", "HEAD", cwd=render).splitlines()
-
-
-def in_removed_folders(added: list[str], render: Path) -> list[str]:
-    """New files in folders that the template had before, and that this project has deleted."""
+def in_removed_folders(changed: list[str], render: Path) -> list[str]:
+    """The files in folders that the template had before, and that this project has deleted."""
     before = git("ls-tree", "-r", "--name-only", "HEAD~", cwd=render).splitlines()
     removed = {folder for file in before for folder in Path(file).parents if not (HERE / folder).exists()}
-    return [file for file in added if not removed.isdisjoint(Path(file).parents)]
+    return [file for file in changed if not removed.isdisjoint(Path(file).parents)]
 
 
 def is_lock(file: str) -> bool:

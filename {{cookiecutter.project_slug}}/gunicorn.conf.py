@@ -25,7 +25,7 @@ master = os.getpid()
 
 @atexit.register
 def remove_metrics() -> None:
-    """However the master ends; workers, which are forked from it, must not do this."""
+    """Runs however the master ends, but not in the workers, which inherit it."""
     if os.getpid() == master:
         shutil.rmtree(metrics_folder, ignore_errors=True)
 
@@ -54,9 +54,9 @@ class Worker(UvicornWorker):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        # Notify the master each second: with the default, half of `timeout`, a pause of half of it could get a worker killed.
+        # Notify the master each second: by default, a worker that pauses for half of `timeout` may be killed.
         self.config.timeout_notify = 1
-        # Then requests get a 503, before gunicorn would cut them off.
+        # When this is over, requests get a 503; two seconds later, gunicorn would cut them off.
         self.config.timeout_graceful_shutdown = self.cfg.graceful_timeout - 2
 
     async def callback_notify(self) -> None:

@@ -84,7 +84,7 @@ logconfig_dict = log_config(settings.log_level)
 preload_app = True  # workers share the memory of the code, and an error in it ends the master instead of each worker
 
 
-def wait_for_ports(addresses: list[tuple[str, int] | str], timeout: float = 5) -> None:
+def wait_for_ports(addresses: list[tuple[str, int] | str], timeout: float = 2) -> None:
     """Exit with one sentence if a port is in use: gunicorn would log ten lines first."""
     deadline = time.monotonic() + timeout
     for host, port in (address for address in addresses if not isinstance(address, str)):  # strings are Unix sockets

@@ -220,6 +220,12 @@ def test_production_serves_on_both_ports(production: Stack) -> None:
     assert call(f"{url(production, 'PUBLISH_MCP')}/mcp", data={}).status == 401
 
 
+def test_no_container_has_an_anonymous_volume_which_would_outlive_it(production: Stack) -> None:
+    containers = [Container(id).inspect() for id in production.compose("ps", "--all", "--quiet").split()]
+    volumes = {mount["Name"] for each in containers for mount in each["Mounts"] if mount["Type"] == "volume"}
+    assert all(volume.startswith(production.env["COMPOSE_PROJECT_NAME"]) for volume in volumes), volumes
+
+
 def test_a_nightly_backup_can_be_restored_into_an_empty_stack(production: Stack, tmp_path: Path) -> None:
     page = production.folder / "docs" / "operate.md"
     _, start = code_blocks(page, "Production with Docker Compose", "sh")

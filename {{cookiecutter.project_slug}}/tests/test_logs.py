@@ -163,7 +163,8 @@ def test_every_log_line_is_json_with_time_level_and_logger(server: Server, key: 
 
 @pytest.mark.slow
 def test_a_start_logs_the_addresses_and_a_stop_logs_little(tmp_path: Path, database_url: str) -> None:
-    with Server(tmp_path, app=GIZMOS_APP, DATABASE_URL=database_url) as server:
+    # The only worker serves, so it handles signals. A second one might still be starting, and be killed by them.
+    with Server(tmp_path, app=GIZMOS_APP, DATABASE_URL=database_url, WEB_CONCURRENCY="1") as server:
         assert server.stop(signal.SIGINT) == 0
     where = (
         f"{TITLE} {VERSION} serves REST at {server.url}, documented at {server.url}/docs, and MCP at {server.mcp_url}"
